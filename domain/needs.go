@@ -1,0 +1,63 @@
+// Package domain reads a libvirt domain XML and says what the guest needs of its host.
+package domain
+
+import (
+	"io"
+
+	"qemu-hook/cpuset"
+)
+
+// Needs is what a domain XML asks of the host, whatever the host is.
+type Needs struct {
+	Guest Guest
+	// PCI are the functions that must be on their vfio driver, in the order of the XML, each once.
+	PCI []Function
+	// LibvirtPCI are the addresses that libvirt detaches by itself (<interface type='hostdev'>, <disk type='nvme'>).
+	LibvirtPCI []string
+
+	VCPUs     cpuset.Set // all vcpus: their pin, else <vcpu cpuset>
+	Pinned    cpuset.Set // only the <vcpupin>s of vcpus that exist
+	Emulator  cpuset.Set // <emulatorpin>, else <vcpu cpuset>
+	IOThreads cpuset.Set // union of the <iothreadpin>s
+
+	Memory []Backend
+	Shm    []File
+	KVMFR  []File
+
+	// Metadata is the content of the project's own elements in <metadata>, for the configuration; nil if none.
+	Metadata []byte
+}
+
+// Guest names a domain.
+type Guest struct {
+	Name string
+	UUID string // lower case with dashes
+}
+
+// A Function is a PCI function the domain asks for.
+type Function struct {
+	Address string // canonical: 0000:01:00.0
+	Driver  string // <driver model='…'/>, "" when libvirt chooses
+}
+
+// A Backend is one memory backend of QEMU on hugetlb pages.
+type Backend struct {
+	Bytes     uint64
+	PageKiB   uint64 // 0: the host's default huge page size
+	GuestNode int
+	HostNodes cpuset.Set
+	Mode      string // "strict", "preferred", "interleave", "restrictive", "" without nodes
+}
+
+// A File is a shared-memory file or kvmfr device and the size the guest wants of it.
+type File struct {
+	Path  string
+	Bytes uint64
+}
+
+// Empty reports whether the guest needs nothing that this program prepares. Pins alone count as a need: the
+// configuration decides whether they are claimed.
+func (n *Needs) Empty() bool { panic("unwritten") }
+
+// Parse reads a domain XML.
+func Parse(r io.Reader) (*Needs, error) { panic("unwritten") }

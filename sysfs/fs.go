@@ -1,0 +1,170 @@
+// Package sysfs reads and writes the kernel's attribute files: /sys, /proc and the device nodes and shared-memory
+// files beside them. A value of type FS stands for one host: the running one, one kept under another root
+// directory, or a model of one (package sysfstest).
+//
+// Documentation of the interface as a whole: Documentation/filesystems/sysfs.rst and
+// Documentation/filesystems/proc.rst in the kernel's source.
+package sysfs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// A Kernel is the door to a host: every look at it and every change of it passes here. Paths are absolute and
+// belong to the host ("/sys/bus/pci"), wherever the host's tree is kept. Errors are a [syscall.Errno] where the
+// kernel gave one.
+//
+// [New] is the real one. Package sysfstest has a model that reacts as a kernel does.
+type Kernel interface {
+	// ReadFile returns all of a file. A final symbolic link is followed.
+	ReadFile(name string) ([]byte, error)
+	// WriteFile hands value to a file that exists, in one write(2), and never creates or truncates it.
+	WriteFile(name string, value []byte) error
+	// ReadDir returns the names in a directory, sorted.
+	ReadDir(name string) ([]string, error)
+	// Readlink returns the target of a symbolic link, unresolved.
+	Readlink(name string) (string, error)
+	// Stat describes a file; it follows a final symbolic link, Lstat does not.
+	Stat(name string) (Stat, error)
+	Lstat(name string) (Stat, error)
+	// Remove unlinks a file or removes an empty directory.
+	Remove(name string) error
+	// OpenDir opens a directory, never through a final symbolic link, for work on the entries inside it.
+	OpenDir(name string) (Dir, error)
+	// Run executes a program of the host and waits for it. It gets /dev/null as its standard files.
+	Run(ctx context.Context, name string, args ...string) error
+	// Local returns a path at which a library that opens files by itself finds the named file or directory.
+	Local(name string) (string, error)
+}
+
+// A Dir is an open directory. Names are single path elements; no method follows a symbolic link.
+type Dir interface {
+	Lstat(name string) (Stat, error)
+	// Create makes a new regular file with mode 0 and opens it for reading and writing. It fails with EEXIST
+	// when the name is taken, by whatever.
+	Create(name string) (File, error)
+	// Open opens a regular file for reading and writing; it never blocks, and fails with ELOOP on a link.
+	Open(name string) (File, error)
+	Remove(name string) error
+	Close() error
+}
+
+// A File is an open regular file.
+type File interface {
+	Stat() (Stat, error)
+	Truncate(size int64) error
+	Chown(uid, gid int) error
+	// Chmod sets the twelve permission bits.
+	Chmod(mode uint32) error
+	Close() error
+}
+
+// Stat is what stat(2) says of a file.
+type Stat struct {
+	Dev, Ino uint64
+	Mode     uint32 // type and permission bits as in st_mode
+	Nlink    uint64
+	UID, GID int
+	Size     int64  // bytes
+	Rdev     uint64 // device number, for device nodes
+}
+
+// Type returns the file type bits of Mode: syscall.S_IFREG and so on.
+func (s Stat) Type() uint32 { return s.Mode & syscall.S_IFMT }
+
+// Perm returns the twelve permission bits of Mode.
+func (s Stat) Perm() uint32 { return s.Mode &^ syscall.S_IFMT }
+
+// FS is one host.
+type FS struct{ Kernel }
+
+// Error is a failed operation on a file of the host.
+type Error struct {
+	Op    string // "read", "write", "list", …
+	Path  string
+	Value string // what a write would have written
+	Err   error
+}
+
+func (e *Error) Error() string {
+	if e.Op == "write" {
+		return "cannot write " + quote(e.Value) + " to " + e.Path + ": " + cause(e.Err)
+	}
+	return "cannot " + e.Op + " " + e.Path + ": " + cause(e.Err)
+}
+
+// Unwrap returns the cause, so that errors.Is(err, syscall.EBUSY) works.
+func (e *Error) Unwrap() error { return e.Err }
+
+// quote renders a value for a message: the newline that clears an attribute reads as "".
+func quote(v string) string {
+	return `"` + strings.TrimSuffix(v, "\n") + `"`
+}
+
+// cause drops the operation and path that [fs.PathError] repeats.
+func cause(err error) string {
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		err = p.Err
+	}
+	return err.Error()
+}
+
+// Read returns the value of an attribute without surrounding white space. "(null)", by which the kernel prints a
+// missing string, is the empty value.
+func (h FS) Read(name string) (string, error) {
+	b, err := h.ReadFile(name)
+	if err != nil {
+		return "", &Error{Op: "read", Path: name, Err: err}
+	}
+	v := strings.TrimSpace(string(b))
+	if v == "(null)" {
+		return "", nil
+	}
+	return v, nil
+}
+
+// Write gives an attribute a value in one write(2). The empty value clears it: that is a newline, because a write
+// of no bytes reaches no attribute.
+func (h FS) Write(name, value string) error {
+	if value == "" {
+		value = "\n"
+	}
+	if err := h.WriteFile(name, []byte(value)); err != nil {
+		return &Error{Op: "write", Path: name, Value: value, Err: err}
+	}
+	return nil
+}
+
+// List returns the sorted names in a directory.
+func (h FS) List(name string) ([]string, error) {
+	names, err := h.ReadDir(name)
+	if err != nil {
+		return nil, &Error{Op: "list", Path: name, Err: err}
+	}
+	return names, nil
+}
+
+// LinkBase returns the last element of a symbolic link's target, which is how sysfs names a device's driver, group
+// or subsystem; "" if there is no such link.
+func (h FS) LinkBase(name string) (string, error) {
+	target, err := h.Readlink(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", &Error{Op: "read link", Path: name, Err: err}
+	}
+	return path.Base(target), nil
+}
+
+// Exists reports whether the name exists; a file that may not be looked at counts as absent.
+func (h FS) Exists(name string) bool {
+	_, err := h.Lstat(name)
+	return err == nil
+}
