@@ -1,0 +1,156 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"strings"
+
+	"github.com/google/renameio/v2"
+)
+
+// document is how a document is stored.
+type document struct {
+	Version int             `json:"version"`
+	Boot    string          `json:"boot"`
+	Sum     string          `json:"sum"`
+	Data    json.RawMessage `json:"data"`
+}
+
+// sum is the checksum of a document. It covers the boot as well: a flipped bit there would make the document another
+// boot's, and so absent.
+func sum(boot string, data []byte) string {
+	c := crc32.ChecksumIEEE([]byte(boot + "\n"))
+	return fmt.Sprintf("crc32:%08x", crc32.Update(c, crc32.IEEETable, data))
+}
+
+// encodeDocument returns the bytes of a document; data is compact JSON.
+func encodeDocument(boot string, data []byte) ([]byte, error) {
+	b, err := json.Marshal(document{format, boot, sum(boot, data), data})
+	return append(b, '\n'), err
+}
+
+// decodeDocument takes a document apart and checks it. The error has no path yet.
+func decodeDocument(b []byte) (*document, *FileError) {
+	var doc document
+	if err := json.Unmarshal(b, &doc); err != nil {
+		// What a later version changes, its version field will still tell.
+		var v struct{ Version int }
+		if json.Unmarshal(b, &v) != nil || v.Version <= format {
+			return nil, &FileError{Problem: "it is cut off or garbled"}
+		}
+		doc.Version = v.Version
+	}
+	switch {
+	case doc.Version > format:
+		return nil, newer(doc.Version)
+	case doc.Version != format:
+		return nil, &FileError{Problem: fmt.Sprintf("it has no known version (%d)", doc.Version)}
+	case doc.Sum != sum(doc.Boot, doc.Data):
+		return nil, &FileError{Problem: "its checksum is wrong"}
+	}
+	return &doc, nil
+}
+
+// newer is a file that a later version of the program wrote.
+func newer(version int) *FileError {
+	return &FileError{
+		Newer:   true,
+		Problem: fmt.Sprintf("a newer qemu-hook wrote it (format %d, this one knows %d)", version, format),
+		Remedy:  "install that version again, or shut down the guests and reboot",
+	}
+}
+
+// ReadDocument decodes the document name ("ledger.json") into v and reports whether there is one.
+func (d *Dir) ReadDocument(name string, v any) (bool, error) {
+	if err := checkName(name); err != nil {
+		return false, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dir, err := d.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	b, err := d.readFile(dir, name)
+	if b == nil || err != nil {
+		return false, err
+	}
+	doc, bad := decodeDocument(b)
+	if bad != nil {
+		return false, d.untrusted(name, bad)
+	}
+	if doc.Boot != d.boot {
+		d.setAside(dir, name)
+		return false, nil
+	}
+	if err := json.Unmarshal(doc.Data, v); err != nil {
+		return false, d.untrusted(name, &FileError{Problem: "it does not hold what it should: " + err.Error()})
+	}
+	return true, nil
+}
+
+// untrusted completes the error of a document.
+func (d *Dir) untrusted(name string, e *FileError) error {
+	e.Op, e.Path = "read", d.file(name)
+	if e.Remedy == "" {
+		e.Remedy = d.awayHint(name)
+	}
+	return e
+}
+
+// WriteDocument replaces the document atomically; a nil v removes it. The lock is to be held.
+func (d *Dir) WriteDocument(name string, v any) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	var b []byte
+	if v != nil {
+		data, err := json.Marshal(v)
+		if err == nil {
+			b, err = encodeDocument(d.boot, data)
+		}
+		if err == nil && len(b) > maxSize {
+			err = errors.New("it would have more than 16 MiB")
+		}
+		if err != nil {
+			return &FileError{Op: "write", Path: d.file(name), Err: err}
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dir, err := d.open()
+	if v == nil && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if v == nil {
+		if err := unlinkat(dir, name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &FileError{Op: "remove", Path: d.file(name), Err: err}
+		}
+		return nil
+	}
+	err = renameio.WriteFile(d.file(name), b, 0o600, renameio.WithTempDir(d.path), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return &FileError{Op: "write", Path: d.file(name), Err: cause(err)}
+	}
+	return nil
+}
+
+// checkName refuses names that would leave the directory or be taken for something else in it.
+func checkName(name string) error {
+	if name == "" || name == lockName || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\x00") ||
+		strings.HasSuffix(name, undoSuffix) || strings.HasSuffix(name, otherBoot) {
+		return fmt.Errorf("cannot use %q as the name of a document", name)
+	}
+	return nil
+}
