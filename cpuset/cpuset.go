@@ -169,6 +169,23 @@ func (b *builder) add(id int) {
 	b.words[id/wordBits] |= 1 << (id % wordBits)
 }
 
+// addRange adds first to last, both included, by the word: a range may be written a thousand times over.
+func (b *builder) addRange(first, last int) {
+	for len(b.words) <= last/wordBits {
+		b.words = append(b.words, 0)
+	}
+	for i := first / wordBits; i <= last/wordBits; i++ {
+		w := ^uint64(0)
+		if i == first/wordBits {
+			w <<= first % wordBits
+		}
+		if i == last/wordBits {
+			w &= ^uint64(0) >> (wordBits - 1 - last%wordBits)
+		}
+		b.words[i] |= w
+	}
+}
+
 func (b *builder) remove(id int) {
 	if id/wordBits < len(b.words) {
 		b.words[id/wordBits] &^= 1 << (id % wordBits)

@@ -20,6 +20,9 @@ func ParseLibvirt(s string) (Set, error) {
 }
 
 func parseLibvirt(s string) (Set, error) {
+	if err := checkLength(s); err != nil {
+		return Set{}, err
+	}
 	var b builder
 	rest := skipSpaces(s)
 	if rest == "" {
@@ -74,9 +77,7 @@ func addLibvirt(b *builder, s string) (rest string, err error) {
 	if last < first {
 		return s, fmt.Errorf("the range %d-%d runs backwards", first, last)
 	}
-	for id := first; id <= last; id++ {
-		b.add(id)
-	}
+	b.addRange(first, last)
 	return rest, nil
 }
 

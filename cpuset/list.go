@@ -14,6 +14,9 @@ import (
 // Documentation/admin-guide/kernel-parameters.rst, "cpu lists"; lib/bitmap-str.c, bitmap_parselist.
 func ParseList(s string) (Set, error) {
 	var b builder
+	if err := checkLength(s); err != nil {
+		return Set{}, fmt.Errorf("cannot parse CPU list %s: %w", quote(s), err)
+	}
 	for region := range strings.FieldsFuncSeq(s, endOfRegion) {
 		if err := addRegion(&b, region); err != nil {
 			return Set{}, fmt.Errorf(
@@ -35,7 +38,7 @@ func addRegion(b *builder, region string) error {
 		return err
 	}
 	last := first
-	used, group := 1, 1
+	used, group := Max, Max
 	if after, ok := strings.CutPrefix(rest, "-"); ok {
 		if last, rest, err = cutNumber(after); err != nil {
 			return err
@@ -52,10 +55,11 @@ func addRegion(b *builder, region string) error {
 	if rest != "" {
 		return fmt.Errorf("%s is not expected after %s", quote(rest), quote(strings.TrimSuffix(region, rest)))
 	}
+	if used == 0 {
+		return nil
+	}
 	for start := first; start <= last; start += group {
-		for id := start; id < start+used && id <= last; id++ {
-			b.add(id)
-		}
+		b.addRange(start, min(start+used-1, last))
 	}
 	return nil
 }

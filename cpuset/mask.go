@@ -28,6 +28,9 @@ func ParseMask(s string) (Set, error) {
 }
 
 func parseMask(s string) (Set, error) {
+	if err := checkLength(s); err != nil {
+		return Set{}, err
+	}
 	digits := strings.TrimFunc(s, func(r rune) bool { return r < 0x80 && isSpace(byte(r)) })
 	if digits == "" {
 		return Set{}, nil

@@ -6,6 +6,16 @@ import (
 	"strconv"
 )
 
+// maxText bounds what is read, in bytes: every CPU by itself, the longest that the kernel prints, is less than 128 KiB.
+const maxText = 128 << 10
+
+func checkLength(s string) error {
+	if len(s) > maxText {
+		return fmt.Errorf("it has %d bytes, at most %d are read", len(s), maxText)
+	}
+	return nil
+}
+
 // cutNumber splits s into the decimal number that it begins with and what follows.
 // Numbers beyond what a set can hold are an error before anybody counts up to them.
 func cutNumber(s string) (n int, rest string, err error) {

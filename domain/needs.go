@@ -1,11 +1,12 @@
 // Package domain reads a libvirt domain XML and says what the guest needs of its host.
 package domain
 
-import (
-	"io"
+import "qemu-hook/cpuset"
 
-	"qemu-hook/cpuset"
-)
+// Namespace is the XML namespace of the project's own elements in <metadata>:
+//
+//	<qemu-hook:config xmlns:qemu-hook="urn:qemu-hook:config">…</qemu-hook:config>
+const Namespace = "urn:qemu-hook:config"
 
 // Needs is what a domain XML asks of the host, whatever the host is.
 type Needs struct {
@@ -57,7 +58,6 @@ type File struct {
 
 // Empty reports whether the guest needs nothing that this program prepares. Pins alone count as a need: the
 // configuration decides whether they are claimed.
-func (n *Needs) Empty() bool { panic("unwritten") }
-
-// Parse reads a domain XML.
-func Parse(r io.Reader) (*Needs, error) { panic("unwritten") }
+func (n *Needs) Empty() bool {
+	return len(n.PCI) == 0 && n.Pinned.Empty() && len(n.Memory) == 0 && len(n.Shm) == 0 && len(n.KVMFR) == 0
+}
