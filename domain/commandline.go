@@ -29,12 +29,11 @@ func (p *parser) commandLine(xml.StartElement) error {
 func readCommandLine(args []string, n *Needs) error {
 	for i := 0; i+1 < len(args); i++ {
 		var err error
-		// QEMU takes one dash or two.
-		switch strings.TrimPrefix(args[i], "-") {
-		case "-device":
+		switch args[i] { // QEMU takes one dash or two
+		case "-device", "--device":
 			i++
 			err = readDevice(args[i], n)
-		case "-object":
+		case "-object", "--object":
 			i++
 			err = readObject(args[i], n)
 		}
