@@ -1,0 +1,63 @@
+// Package sysfstest is a model of a host that reacts: what a kernel, its drivers and systemd do to the files of /sys,
+// /proc, /dev and /run when somebody writes to one of them. It is for tests of whatever uses package sysfs, and for
+// the program's demo.
+//
+// The model has two doors. [Host.FS] and [Host.Systemd] are the in-process one; it needs neither root nor FUSE.
+// Package fusetest mounts the same host as a file system, under which a real program runs with its children. Both
+// stand on [VFS], so the rules cannot differ.
+//
+//	h, err := sysfstest.Load("testdata/hosts/fern.txtar")
+//	before := h.Snapshot()
+//	run := h.Clone() // as many as you like, cheap
+//	run.OnChange(func(c sysfstest.Change) error {
+//		if c.N == 7 {
+//			return syscall.EIO // the seventh change is refused
+//		}
+//		return nil
+//	})
+//	… // act on run.FS()
+//	if d := sysfstest.Diff(before, run.Snapshot()); d != "" {
+//		t.Error(d)
+//	}
+//
+// # Host files
+//
+// A host is one txtar archive. The comment at its top says what machine it is. Sections whose names have no slash
+// describe the machine, a line for each thing; blank lines and lines that start with # are skipped. The model expands
+// them to the full trees.
+//
+//	kernel      release, boot_id, cmdline, systemd (yes or no);
+//	            modules DIR and modprobe FILE where they are not /lib/modules and /sbin/modprobe;
+//	            controllers: of cgroup v2, "none" for a host that has only v1
+//	cpus        package P CORE…        the threads of each core, as CPU lists: package 0 0-1 2-3 4
+//	            siblings P LIST LIST   cores of two threads each, the first from either list, the second, …
+//	            possible, present, online, isolated LIST
+//	nodes       N cpus= total= free= cache= slab= distance=10,21
+//	            whole=90%: of the free memory, what lies in blocks of 2 MiB
+//	            movable=97%: what compaction can bring that to; giant=2: blocks of 1 GiB to be had at run time
+//	hugepages   KIB [default] node0=24 overcommit=0: pages that were taken at boot
+//	modules     NAME [loaded|builtin] driver= (the PCI driver it registers) deps=a,b alias= (several) param=k=v used=
+//	            (references that are no modules') file= (below the modules' directory)
+//	pci         ADDRESS class= id= sub= rev= driver= override= group= numa= boot_vga= reset=flr,bus power= d3cold= status=
+//	            a function that is indented lies behind the bridge above it
+//	cgroups     PATH subtree=cpuset,cpu cpus=LIST allowed=LIST (AllowedCPUs of the unit file); "/" comes first
+//	mounts      lines as in /proc/mounts, for what is not always there
+//	devices     PATH c|b MAJOR:MINOR MODE [UID:GID]
+//	links       PATH -> TARGET
+//	owners      PATH MODE UID:GID, for files of other sections
+//	processes   PID COMM ARGS… uid= cgroup= open=PATH,PATH
+//
+// Any other section is a file of the tree, its name the path without the first slash; with a slash at the end it is a
+// directory. In /sys and /proc a write replaces such a file's content.
+//
+// # Rules
+//
+// Rules that Linux has and a plain directory has not: driver_override, bind, unbind, new_id, remove_id and
+// drivers_probe move links and groups' nodes; modules bring and take drivers; nr_hugepages grants what the node's
+// memory allows (mm/hugetlb.c with its surplus pages); compaction and dropped caches change what that is;
+// cpuset.cpus.effective follows from all groups above; a CPU that goes off line takes its topology with it; sysfs lets
+// nobody create files and gives EACCES where the mode says no, even to root.
+//
+// A write of no bytes reaches no attribute. Values read end in a newline. Sizes by stat are 4096 in sysfs and 0 in
+// procfs and cgroupfs.
+package sysfstest

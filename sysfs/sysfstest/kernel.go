@@ -1,0 +1,226 @@
+package sysfstest
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"qemu-hook/cpuset"
+)
+
+// kernel is what does not fit elsewhere: the running kernel and how the machine was set up. Never changed after Parse.
+type kernel struct {
+	release     string
+	modules     string   // directory of its modules
+	modprobe    string   // path of modprobe, for /proc/sys/kernel/modprobe
+	programs    []string // what of the tree can be executed
+	cmdline     string
+	bootID      string
+	systemd     bool
+	controllers []string              // of the unified hierarchy; none if the host has only the old one
+	allowed     map[string]cpuset.Set // AllowedCPUs of unit files
+}
+
+// addKernel makes /proc and what else every host has.
+func (h *Host) addKernel() {
+	for _, d := range []string{"/dev/vfio", "/etc", "/lib", "/sys", "/tmp", "/run", "/var/lib", "/root"} {
+		h.mkdir(d)
+	}
+	for _, d := range []string{"/tmp", "/dev/shm", "/var/tmp"} {
+		h.inodes[h.mkdir(d)].mode = syscall.S_IFDIR | 0o1777
+	}
+	h.device("/dev/null", syscall.S_IFCHR, 1, 3, 0o666)
+	if h.kernel.systemd {
+		h.mkdir("/run/systemd/system")
+		h.mkdir("/run/systemd/system.control")
+	}
+	k := &h.kernel
+	h.value("/proc/cmdline", k.cmdline)
+	h.value("/proc/sys/kernel/osrelease", k.release)
+	h.value("/proc/sys/kernel/random/boot_id", k.bootID)
+	h.text("/proc/sys/kernel/modprobe", 0o644, k.modprobe+"\n")
+	h.rule("/proc/modules", &attr{show: (*Host).procModules})
+	h.rule("/proc/meminfo", &attr{noise: true, show: func(h *Host) (string, error) { return h.meminfo(), nil }})
+	h.rule("/proc/sys/vm/drop_caches", &attr{store: func(h *Host, v string) error {
+		n, err := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
+		if err != nil || n < 1 || n > 4 {
+			return syscall.EINVAL
+		}
+		for _, m := range h.nodes {
+			m.dropCaches(n)
+		}
+		return nil
+	}})
+	h.rule("/proc/sys/vm/compact_memory", &attr{store: func(h *Host, v string) error {
+		if strings.TrimSpace(v) != "1" {
+			return syscall.EINVAL
+		}
+		for _, m := range h.nodes {
+			m.compact()
+		}
+		return nil
+	}})
+}
+
+// addMounts makes the mount tables; extra are lines as in /proc/mounts, from the host file.
+func (h *Host) addMounts(extra []string) {
+	lines := []string{
+		"proc /proc proc rw,nosuid,nodev,noexec,relatime 0 0",
+		"sysfs /sys sysfs rw,nosuid,nodev,noexec,relatime 0 0",
+		"devtmpfs /dev devtmpfs rw,nosuid,size=4096k,mode=755 0 0",
+		"tmpfs /dev/shm tmpfs rw,nosuid,nodev 0 0",
+		"tmpfs /run tmpfs rw,nosuid,nodev,mode=755 0 0",
+	}
+	if h.kernel.controllers != nil {
+		lines = append(lines, "cgroup2 "+cgroupRoot+" cgroup2 rw,nosuid,nodev,noexec,relatime 0 0")
+	}
+	lines = append(lines, extra...)
+	all := strings.Join(lines, "\n")
+	var info strings.Builder
+	info.WriteString("1 0 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw\n")
+	for i, l := range lines {
+		f := strings.Fields(l)
+		fmt.Fprintf(&info, "%d 1 0:%d / %s %s shared:%d - %s %s rw\n", 22+i, 21+i, f[1], f[3], 2+i, f[2], f[0])
+	}
+	h.addProcess(process{pid: 1, comm: "systemd", cmdline: []string{"/sbin/init"}, cgroup: "/init.scope"})
+	h.link("/proc/self", "/proc/1")
+	h.link("/proc/mounts", "/proc/1/mounts")
+	h.value("/proc/1/mounts", all)
+	h.value("/proc/1/mountinfo", strings.TrimSuffix(info.String(), "\n"))
+}
+
+// process is what the model knows of a process.
+type process struct {
+	pid, uid int
+	comm     string
+	cmdline  []string
+	cgroup   string
+	fds      []string // paths that it has open, from descriptor 3
+}
+
+func (h *Host) addProcess(p process) {
+	dir := fmt.Sprintf("/proc/%d/", p.pid)
+	h.value(dir+"comm", p.comm)
+	h.text(dir+"cmdline", 0o444, strings.Join(p.cmdline, "\x00")+"\x00")
+	h.value(dir+"cgroup", "0::"+p.cgroup)
+	h.text(dir+"stat", 0o444, fmt.Sprintf("%d (%s) S 1 %[1]d %[1]d 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 %d"+
+		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, 1000+p.pid))
+	h.text(dir+"status", 0o444, fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t1\n"+
+		"Uid:\t%[3]d\t%[3]d\t%[3]d\t%[3]d\n", p.comm, p.pid, p.uid))
+	h.inodes[h.mkdir(path.Clean(dir+"fd"))].mode = syscall.S_IFDIR | 0o500
+	for i, f := range p.fds {
+		h.put(fmt.Sprintf("%sfd/%d", dir, 3+i), inode{mode: syscall.S_IFLNK | 0o700, data: f})
+	}
+}
+
+// A Process is a process of the host, for [Host.AddProcess].
+type Process struct {
+	PID, UID int
+	Comm     string
+	Cmdline  []string
+	Cgroup   string   // "/system.slice/x.service"
+	Open     []string // paths it holds open
+}
+
+// AddProcess makes a minimal /proc/PID.
+func (h *Host) AddProcess(p Process) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addProcess(process{p.PID, p.UID, p.Comm, p.Cmdline, p.Cgroup, slices.Clone(p.Open)})
+}
+
+// RemoveProcess ends a process: its /proc/PID goes.
+func (h *Host) RemoveProcess(pid int) { h.Remove(fmt.Sprintf("/proc/%d", pid)) }
+
+// SetFile gives a file a content, whatever stood there; a name that does not exist is made, with mode 0644.
+func (h *Host) SetFile(name, content string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, err := h.walk(name, true)
+	if err != nil {
+		h.text(name, 0o644, content)
+		return
+	}
+	i := &h.inodes[n]
+	i.data, i.size, i.attr = content, 0, nil
+}
+
+// SetOwner sets owner, group and the permission bits of a file.
+func (h *Host) SetOwner(name string, uid, gid int, mode uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := &h.inodes[h.find(name)]
+	i.uid, i.gid, i.mode = uid, gid, i.typ()|mode
+}
+
+// SetSize makes a plain file that long.
+func (h *Host) SetSize(name string, size int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_ = h.truncate(h.find(name), size)
+}
+
+// SetLink makes a symbolic link with exactly that target.
+func (h *Host) SetLink(name, target string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.put(name, inode{mode: syscall.S_IFLNK | 0o777, data: target})
+}
+
+// SetNode makes a file of any type: mode holds type and permission bits as in st_mode.
+func (h *Host) SetNode(name string, mode, major, minor uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.put(name, inode{mode: mode, rdev: mkdev(major, minor)})
+}
+
+// HardLink gives a file a second name.
+func (h *Host) HardLink(old, name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := h.find(old)
+	h.enter(h.mkdir(path.Dir(name)), path.Base(name), n)
+	h.inodes[n].nlink++
+}
+
+// Remove takes a file out of the tree, with all below it.
+func (h *Host) Remove(name string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.erase(name)
+}
+
+// FailProbe makes every attempt of a driver to take a function fail with the error; 0 ends that.
+func (h *Host) FailProbe(addr, driver string, err syscall.Errno) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == 0 {
+		delete(h.probeErr, addr+" "+driver)
+		return
+	}
+	h.probeErr[addr+" "+driver] = err
+}
+
+// LoadModule loads a module with all it needs, as another program's modprobe does; UnloadModule is modprobe -r.
+func (h *Host) LoadModule(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.load(moduleName(name))
+}
+
+// UnloadModule unloads a module and what only it needed.
+func (h *Host) UnloadModule(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.unload(moduleName(name))
+}
+
+// UseModule adds to the references that a module has from other than modules, such as open devices.
+func (h *Host) UseModule(name string, n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.modules[moduleName(name)].used += n
+}
