@@ -1,0 +1,358 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"qemu-hook/domain"
+	"qemu-hook/hook"
+	"qemu-hook/hook/prepare"
+	"qemu-hook/hook/release"
+)
+
+// A command is what a person can ask for.
+type command struct {
+	name string
+	args string // for the usage line
+	text string // for help
+	json bool   // takes --json
+	noIO bool   // takes no --xml and no --config
+	run  func(o options, args []string) error
+}
+
+// commands returns them in the order of the help.
+func commands() []command {
+	return []command{
+		{name: "prepare", args: "NAME [begin]", text: helpPrepare, run: runOp("prepare")},
+		{name: "release", args: "NAME [end]", text: helpRelease, run: runOp("release")},
+		{name: "start", args: "NAME [begin]", text: helpNothing, run: runOp("start")},
+		{name: "started", args: "NAME [begin]", text: helpStarted, run: runOp("started")},
+		{name: "stopped", args: "NAME [end]", text: helpNothing, run: runOp("stopped")},
+		{name: "reconnect", args: "NAME [begin]", text: helpReconnect, run: runOp("reconnect")},
+		{name: "plan", args: "[NAME]", text: helpPlan, json: true, run: runPlan},
+		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
+		{name: "check", args: "[NAME]", text: helpCheck, run: runCheck},
+		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
+		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
+		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
+		{name: "version", args: "", text: helpVersion, noIO: true, run: runVersion},
+		{name: "help", args: "[COMMAND]", text: helpHelp, noIO: true, run: runHelp},
+	}
+}
+
+// commandNames returns the words that tell a person's call from libvirt's.
+func commandNames() []string {
+	var names []string
+	for _, c := range commands() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+func runCommand(o options, args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage())
+		return 2
+	}
+	switch args[0] {
+	case "-h", "-help", "--help":
+		args[0] = "help"
+	case "--version":
+		args[0] = "version"
+	}
+	all := commands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == args[0] })
+	if i < 0 {
+		return fail(usageError(fmt.Sprintf("there is no command %q; libvirt's own call has four arguments: NAME OP SUBOP EXTRA", args[0])))
+	}
+	c := all[i]
+	rest, err := parseFlags(c, &o, args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		copyOut(c.help())
+		return 0
+	case err != nil:
+		return fail(usageError(fmt.Sprintf("%s: %v", c.name, err)))
+	}
+	if err := c.run(o, rest); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// parseFlags takes the flags from wherever they stand, before or after the name; after "--" all is names.
+func parseFlags(c command, o *options, args []string) ([]string, error) {
+	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.StringVar(&o.root, "root", o.root, "")
+	if !c.noIO {
+		set.StringVar(&o.config, "config", "", "")
+		set.StringVar(&o.xml, "xml", "", "")
+	}
+	if c.json {
+		set.BoolVar(&o.json, "json", false, "")
+	}
+	var names []string
+	for len(args) > 0 {
+		if args[0] == "--" {
+			return append(names, args[1:]...), nil
+		}
+		if err := set.Parse(args); err != nil {
+			return nil, err
+		}
+		// Parse stops at the first name, and swallows a "--" before it.
+		if n := len(args) - set.NArg(); n > 0 && args[n-1] == "--" {
+			return append(names, set.Args()...), nil
+		}
+		if args = set.Args(); len(args) > 0 {
+			names, args = append(names, args[0]), args[1:]
+		}
+	}
+	return names, nil
+}
+
+// oneName returns the guest's name, "" if none is given.
+func oneName(args []string) (string, error) {
+	switch len(args) {
+	case 0:
+		return "", nil
+	case 1:
+		return args[0], nil
+	}
+	return "", usageError(fmt.Sprintf("one guest at most, not %s; a name with spaces needs quotes", strings.Join(args, " ")))
+}
+
+// runOp is an operation of libvirt's, by hand.
+func runOp(op string) func(options, []string) error {
+	return func(o options, args []string) error {
+		if len(args) == 2 && (args[1] == "begin" || args[1] == "end" || args[1] == "-") {
+			args = args[:1]
+		}
+		name, err := oneName(args)
+		if err != nil {
+			return err
+		}
+		if !acts(op) {
+			return nil
+		}
+		if err := needRoot(o, op); err != nil {
+			return err
+		}
+		h, err := newHost(o)
+		if err != nil {
+			return err
+		}
+		var n *domain.Needs
+		if op == "prepare" {
+			if n, err = readNeeds(h, o, name); err != nil {
+				return err
+			}
+		} else if n, err = recordedGuest(h, o, op, name); err != nil {
+			return err
+		}
+		warnTo := h.Log
+		h.Log = func(s hook.Severity, msg string) {
+			if s <= hook.Warning {
+				warnf("%s", msg)
+			}
+			if warnTo != nil {
+				warnTo(s, msg)
+			}
+		}
+		if err := act(h, o, op, n, nil); err != nil {
+			return err
+		}
+		out("%s: %s done", n.Guest.Name, op)
+		return nil
+	}
+}
+
+// recordedGuest names a guest for an operation that goes by what is recorded: by its name, or by an XML.
+func recordedGuest(h *hook.Host, o options, op, name string) (*domain.Needs, error) {
+	if err := h.LoadLedger(); err != nil {
+		return nil, err
+	}
+	uuid, g := h.Ledger.Find("", name)
+	if name == "" || o.xml != "" {
+		n, err := readNeeds(h, o, name)
+		if err != nil {
+			return nil, err
+		}
+		uuid, name = n.Guest.UUID, n.Guest.Name
+		g = h.Ledger.Guests[uuid]
+	}
+	if g != nil && op == "release" {
+		if runs, err := h.QEMURuns(uuid, name); err == nil && runs {
+			return nil, fmt.Errorf("%s is running; shut it down, libvirt will then release it", name)
+		}
+	}
+	return &domain.Needs{Guest: domain.Guest{Name: name, UUID: uuid}}, nil
+}
+
+func needRoot(o options, what string) error {
+	if os.Geteuid() != 0 && o.root == "" {
+		return fmt.Errorf("%s changes the host and needs root; try sudo qemu-hook %s …", what, what)
+	}
+	return nil
+}
+
+func runNeeds(o options, args []string) error {
+	h, n, err := needsOf(o, args)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(n)
+	}
+	printNeeds(h, n)
+	return nil
+}
+
+func needsOf(o options, args []string) (*hook.Host, *domain.Needs, error) {
+	name, err := oneName(args)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err := newHost(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := readNeeds(h, o, name)
+	return h, n, err
+}
+
+// planOf plans as prepare would, without the lock. An ordinary user may not see what guests hold: the plan says so.
+func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
+	h, n, err := needsOf(o, args)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg, err := loadConfig(h, o)
+	if err == nil {
+		cfg, err = cfg.ForGuest(n.Guest.Name, n.Metadata)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	h.Config = cfg
+	unseen := false
+	if err := h.LoadLedger(); errors.Is(err, os.ErrPermission) {
+		h.Ledger = &hook.Ledger{Guests: map[string]*hook.Guest{}}
+		h.State, unseen = nil, true
+	} else if err != nil {
+		return nil, nil, err
+	}
+	if !cfg.Enabled || n.Empty() {
+		return h, &prepare.Plan{Guest: n.Guest}, nil
+	}
+	p, err := prepare.NewPlan(context.Background(), h, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	if unseen {
+		p.Warnings = append(p.Warnings, "what other guests hold is not seen: that needs root")
+	}
+	return h, p, nil
+}
+
+func runPlan(o options, args []string) error {
+	_, p, err := planOf(o, args)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return printJSON(planJSON(p))
+	}
+	printPlan(p)
+	return nil
+}
+
+func runCheck(o options, args []string) error {
+	_, p, err := planOf(o, args)
+	if err != nil {
+		return err
+	}
+	for _, w := range p.Warnings {
+		warnf("%s", w)
+	}
+	for _, r := range p.Refusals {
+		errorf("%s", r)
+	}
+	if len(p.Refusals) > 0 {
+		hintf("%s would not start; qemu-hook plan shows the rest", p.Guest.Name)
+		return errSaid
+	}
+	out("%s: nothing is in the way", p.Guest.Name)
+	return nil
+}
+
+func runRecover(o options, args []string) error {
+	name, err := oneName(args)
+	if err != nil {
+		return err
+	}
+	if err := needRoot(o, "recover"); err != nil {
+		return err
+	}
+	h, err := newHost(o)
+	if err != nil {
+		return err
+	}
+	if name == "" && !onRecord(h) {
+		out("no guest holds anything")
+		return nil
+	}
+	if cfg, err := loadConfig(h, o); err == nil {
+		h.Config = cfg
+	}
+	var all []release.Recovery
+	err = h.Locked(context.Background(), "recover "+name, newWorker(o), func() error {
+		all, err = release.Recover(context.Background(), h, name)
+		return err
+	})
+	failed := err != nil
+	for _, r := range all {
+		switch {
+		case r.Kept != "":
+			out("%s: kept, %s", r.Name, r.Kept)
+		case r.Err == nil:
+			out("%s: given back", r.Name)
+		}
+		if r.Err != nil {
+			errorf("%s: %v", r.Name, r.Err)
+			failed = true
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if failed {
+		return errSaid
+	}
+	return nil
+}
+
+func runVersion(options, []string) error {
+	out("qemu-hook %s", version)
+	return nil
+}
+
+func runHelp(_ options, args []string) error {
+	if len(args) == 0 {
+		copyOut(usage())
+		return nil
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			copyOut(c.help())
+			return nil
+		}
+	}
+	return usageError(fmt.Sprintf("there is no command %q", args[0]))
+}

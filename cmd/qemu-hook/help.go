@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+)
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString(`qemu-hook prepares a host for a libvirt guest with a passed-through GPU, and gives everything back.
+
+Called by libvirt, as its qemu hook, with the domain XML on standard input:
+  qemu-hook NAME OP SUBOP EXTRA
+
+Called by a person:
+`)
+	for _, c := range commands() {
+		fmt.Fprintf(&b, "  qemu-hook %-26s %s\n", strings.TrimSpace(c.name+" "+c.args), c.summary())
+	}
+	b.WriteString(`
+Flags, before or after the name:
+  --xml FILE     the domain XML ("-" is standard input); without it: standard input if it brings
+                 any within 2 s, else the definition that libvirt stores for NAME
+  --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
+  --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
+  --json         for programs: plan, needs, status
+
+Try: virsh dumpxml GUEST | sudo qemu-hook check
+`)
+	return b.String()
+}
+
+// summary is the first line of the command's text.
+func (c command) summary() string {
+	s, _, _ := strings.Cut(c.text, "\n")
+	return s
+}
+
+func (c command) help() string {
+	flags := "[--root DIR]"
+	if !c.noIO {
+		flags += " [--config FILE] [--xml FILE]"
+	}
+	if c.json {
+		flags += " [--json]"
+	}
+	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
+}
+
+const (
+	helpPrepare = `get the host ready for a guest, as libvirt would have it done
+Takes what the domain XML asks for: huge pages, the guest's CPUs, PCI functions, shared memory.
+All of it or nothing: if one part fails, the rest is given back and the exit status is 1.
+Done by hand it is fine before virsh start, which then finds everything ready.`
+	helpRelease = `give back what a guest has, by what is recorded
+A guest that has nothing is a success. Every part is tried, whatever fails; the exit status is 1
+if something could not be given back, and status then says what.`
+	helpStarted   = `note that the guest runs and has its memory`
+	helpReconnect = `check a running guest's host against what is recorded, and settle it again`
+	helpNothing   = `an event of libvirt's at which this hook does nothing`
+	helpPlan      = `what prepare would do, line by line; nothing is changed`
+	helpNeeds     = `what a domain XML asks for, whatever the host is`
+	helpCheck     = `every reason why prepare would fail, and every warning; exit status 1 if there is a reason`
+	helpStatus    = `who holds what, the host's values before and now, what has drifted, the last refusals`
+	helpRecover   = `give back what guests that no longer run still hold
+Without a name all such guests, but for those that were prepared by hand: they may be about to
+start. With a name that guest, unless it runs.`
+	helpDemo    = `the main job on a host of the program's own: needs no root, no GPU, no libvirt`
+	helpVersion = `print the version`
+	helpHelp    = `print this, or more about a command`
+)

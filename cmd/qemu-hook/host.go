@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+
+	"qemu-hook/hook"
+	state "qemu-hook/journal"
+	"qemu-hook/sysfs"
+	"qemu-hook/systemd"
+)
+
+const (
+	stateDir   = "/run/qemu-hook"
+	configFile = "/etc/qemu-hook/config.toml"
+)
+
+func (o options) rootDir() string {
+	if o.root == "" {
+		return "/"
+	}
+	return o.root
+}
+
+// newHost returns the host under the root, with the default configuration.
+func newHost(o options) (*hook.Host, error) {
+	host, err := sysfs.New(o.rootDir())
+	if err != nil {
+		return nil, err
+	}
+	boot, err := host.Read("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	h := &hook.Host{
+		FS:      host,
+		Systemd: systemd.New(o.rootDir()),
+		State:   state.Open(filepath.Join(o.rootDir(), stateDir), boot),
+		Config:  hook.DefaultConfig(),
+		Ledger:  &hook.Ledger{Guests: map[string]*hook.Guest{}},
+		Now:     time.Now,
+	}
+	if o.root == "" {
+		h.Log = journalLog
+	}
+	return h, nil
+}
+
+// journalLog sends a message to the journal; without one it is lost, as libvirt keeps nothing of a hook that succeeds.
+func journalLog(s hook.Severity, msg string) {
+	_ = journal.Send(msg, journal.Priority(s), map[string]string{"SYSLOG_IDENTIFIER": "qemu-hook"})
+}
+
+// newWorker returns what starts a worker when the first slow write comes.
+func newWorker(o options) func(*os.File) hook.SlowWriter {
+	return func(lock *os.File) hook.SlowWriter { return &hook.Worker{Root: o.rootDir(), Lock: lock} }
+}
+
+// loadConfig reads the configuration: the file named by --config, else the host's own, which need not exist.
+func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
+	if o.config != "" {
+		data, err := os.ReadFile(o.config)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the configuration: %w", err)
+		}
+		return hook.ParseConfig(o.config, data)
+	}
+	data, err := h.ReadFile(configFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return hook.DefaultConfig(), nil
+	case err != nil:
+		return nil, &sysfs.Error{Op: "read", Path: configFile, Err: err}
+	}
+	if o.root == "" || os.Geteuid() == 0 {
+		file, err := h.Lstat(configFile)
+		if err != nil {
+			return nil, &sysfs.Error{Op: "look at", Path: configFile, Err: err}
+		}
+		dir, err := h.Lstat(filepath.Dir(configFile))
+		if err != nil {
+			return nil, &sysfs.Error{Op: "look at", Path: filepath.Dir(configFile), Err: err}
+		}
+		if err := hook.CheckConfigOwner(file, dir, configFile); err != nil {
+			return nil, err
+		}
+	}
+	return hook.ParseConfig(configFile, data)
+}

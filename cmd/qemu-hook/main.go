@@ -1,0 +1,88 @@
+// Command qemu-hook prepares a host for a libvirt guest with passed-through PCI functions, pinned CPUs and huge pages,
+// and gives everything back afterwards. libvirtd runs it as its qemu hook; people run it to see and to mend.
+package main
+
+import (
+	"errors"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"qemu-hook/hook"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "devel"
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run is the whole program. The order is that of the contract with libvirt: its call is told from a person's before
+// anything else, and an event that asks nothing costs nothing.
+func run(args []string) int {
+	// libvirt may be gone before the hook is done: a write to its pipe must not kill half a preparation.
+	signal.Ignore(syscall.SIGPIPE)
+	if ev, ok := hook.ParseEvent(args, commandNames()); ok {
+		return handleEvent(options{}, ev)
+	}
+	opts, rest, err := takeRoot(args)
+	if err != nil {
+		return fail(err)
+	}
+	if ev, ok := hook.ParseEvent(rest, commandNames()); ok && opts.root != "" {
+		return handleEvent(opts, ev)
+	}
+	if len(rest) > 0 && rest[0] == hook.WorkerCommand {
+		return runWorker(rest[1:])
+	}
+	return runCommand(opts, rest)
+}
+
+// options are the flags that all commands share.
+type options struct {
+	root   string // "" is the running host
+	config string
+	xml    string
+	json   bool
+}
+
+// takeRoot takes --root DIR from before libvirt's arguments or a command.
+func takeRoot(args []string) (options, []string, error) {
+	var o options
+	if len(args) == 0 {
+		return o, args, nil
+	}
+	name, value, has := strings.Cut(args[0], "=")
+	if name != "--root" && name != "-root" {
+		return o, args, nil
+	}
+	if !has {
+		if len(args) < 2 {
+			return o, nil, usageError("--root needs a directory")
+		}
+		value, args = args[1], args[1:]
+	}
+	if value == "" {
+		return o, nil, usageError("--root needs a directory")
+	}
+	o.root = value
+	return o, args[1:], nil
+}
+
+func runWorker(args []string) int {
+	if len(args) != 1 {
+		return fail(usageError("worker is started by the hook itself, it is no command for people"))
+	}
+	if err := hook.RunWorker(args[0]); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// A usageError is a command line that cannot be understood: exit status 2.
+type usageError string
+
+func (e usageError) Error() string { return string(e) }
+
+// silentError ends a command with status 1 when all that is to say was said.
+var errSaid = errors.New("")

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"qemu-hook/hook"
+)
+
+// statusReport is what `status` knows, for programs.
+type statusReport struct {
+	Guests   []guestStatus `json:"guests"`
+	HostCPUs []unitStatus  `json:"units"`
+	Pools    []poolStatus  `json:"pools"`
+	Refusals []pastRefusal `json:"refusals"`
+	// Drifted is what somebody else changed since.
+	Drifted []string `json:"drifted"`
+	// Problems are records that could not be read.
+	Problems []string `json:"problems"`
+}
+
+type guestStatus struct {
+	Name    string      `json:"name"`
+	UUID    string      `json:"uuid"`
+	State   string      `json:"state"` // "prepared", "started", "not running"
+	ByHand  bool        `json:"by_hand"`
+	Since   time.Time   `json:"since"`
+	Claim   hook.Claim  `json:"claim"`
+	Changes []changeRow `json:"changes"`
+}
+
+type changeRow struct {
+	Kind string `json:"kind"`
+	Text string `json:"text"`
+}
+
+type unitStatus struct {
+	Unit     string `json:"unit"`
+	Baseline string `json:"baseline"`
+	Settled  string `json:"settled"`
+	Now      string `json:"now"`
+}
+
+type poolStatus struct {
+	Pool string `json:"pool"`
+	Owed uint64 `json:"owed"`
+}
+
+type pastRefusal struct {
+	UUID string `json:"uuid"`
+	hook.PastRefusal
+}
+
+func runStatus(o options, args []string) error {
+	if len(args) > 0 {
+		return usageError("status takes no name: it shows all guests")
+	}
+	h, err := newHost(o)
+	if err != nil {
+		return err
+	}
+	if err := h.LoadLedger(); err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("what guests hold is root's to see; try sudo qemu-hook status")
+		}
+		return err
+	}
+	s := gatherStatus(h)
+	if o.json {
+		return printJSON(s)
+	}
+	s.print()
+	return nil
+}
+
+func gatherStatus(h *hook.Host) *statusReport {
+	s := &statusReport{
+		Guests: []guestStatus{}, HostCPUs: []unitStatus{}, Pools: []poolStatus{},
+		Refusals: []pastRefusal{}, Drifted: []string{}, Problems: []string{},
+	}
+	uuids, err := h.State.Guests()
+	s.problem(err)
+	for uuid := range h.Ledger.Guests {
+		if !slices.Contains(uuids, uuid) {
+			uuids = append(uuids, uuid)
+		}
+	}
+	slices.Sort(uuids)
+	for _, uuid := range uuids {
+		s.addGuest(h, uuid)
+	}
+	for unit, b := range h.Ledger.Units {
+		s.addUnit(h, unit, b)
+	}
+	slices.SortFunc(s.HostCPUs, func(a, b unitStatus) int { return strings.Compare(a.Unit, b.Unit) })
+	for key, d := range h.Ledger.Pools {
+		s.Pools = append(s.Pools, poolStatus{key, d.Owed})
+	}
+	slices.SortFunc(s.Pools, func(a, b poolStatus) int { return strings.Compare(a.Pool, b.Pool) })
+	for address, why := range h.Ledger.Wedged {
+		s.Problems = append(s.Problems, address+": "+why)
+	}
+	past := map[string]hook.PastRefusal{}
+	_, err = h.State.ReadDocument(hook.RefusalsDocument, &past)
+	s.problem(err)
+	for uuid, r := range past {
+		s.Refusals = append(s.Refusals, pastRefusal{uuid, r})
+	}
+	slices.SortFunc(s.Refusals, func(a, b pastRefusal) int { return a.At.Compare(b.At) })
+	return s
+}
+
+func (s *statusReport) problem(err error) {
+	if err != nil {
+		s.Problems = append(s.Problems, err.Error())
+	}
+}
+
+func (s *statusReport) addGuest(h *hook.Host, uuid string) {
+	g := h.Ledger.Guests[uuid]
+	if g == nil {
+		g = &hook.Guest{Name: uuid}
+	}
+	row := guestStatus{
+		Name: g.Name, UUID: uuid, ByHand: g.Owner == nil, Since: g.Since, Claim: g.Claim,
+		State: "prepared", Changes: []changeRow{},
+	}
+	if runs, err := h.QEMURuns(uuid, g.Name); err != nil {
+		s.problem(err)
+	} else if runs {
+		row.State = "started"
+	} else if g.Started {
+		row.State = "not running"
+	}
+	changes, err := h.Recorded(uuid)
+	s.problem(err)
+	for _, c := range changes {
+		row.Changes = append(row.Changes, changeRow{c.Kind(), c.String()})
+		if err := c.Verify(h); err != nil {
+			s.Drifted = append(s.Drifted, err.Error())
+		}
+	}
+	s.Guests = append(s.Guests, row)
+}
+
+func (s *statusReport) addUnit(h *hook.Host, unit string, b *hook.UnitBaseline) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	row := unitStatus{Unit: unit, Baseline: b.Allowed.String(), Settled: b.Settled.String()}
+	now, err := h.UnitCPUs(ctx, unit, b.Systemd)
+	if err != nil {
+		s.problem(err)
+	} else {
+		row.Now = now.String()
+		if !now.Equal(b.Settled) {
+			s.Drifted = append(s.Drifted, fmt.Sprintf("%s: its CPUs are %q instead of %s", unit, now, b.Settled))
+		}
+	}
+	s.HostCPUs = append(s.HostCPUs, row)
+}
+
+func (s *statusReport) print() {
+	if len(s.Guests) == 0 {
+		out("no guest holds anything")
+	}
+	for _, g := range s.Guests {
+		how := ""
+		if g.ByHand {
+			how = " by hand"
+		}
+		out("%s (%s): %s%s, since %s", g.Name, g.UUID, g.State, how, g.Since.Local().Format(time.DateTime))
+		if len(g.Claim.Pages) > 0 {
+			out("  hugepages  %s", hook.DescribePages(g.Claim.Pages))
+		}
+		if !g.Claim.CPUs.Empty() {
+			out("  cpus       %s", g.Claim.CPUs)
+		}
+		for _, c := range g.Changes {
+			out("  %-10s %s", c.Kind, c.Text)
+		}
+		if g.State == "not running" {
+			out("  it holds this although it runs no longer: qemu-hook recover %q", g.Name)
+		}
+	}
+	for _, u := range s.HostCPUs {
+		out("%s: CPUs %s, before %s", u.Unit, orAll(u.Now), orAll(u.Baseline))
+	}
+	for _, p := range s.Pools {
+		if p.Owed > 0 {
+			out("%s: %d huge pages still to be given back, when they are free", p.Pool, p.Owed)
+		}
+	}
+	for _, d := range s.Drifted {
+		out("drifted: %s", d)
+	}
+	for _, p := range s.Problems {
+		out("problem: %s", p)
+	}
+	for _, r := range s.Refusals {
+		out("%s was refused at %s:", r.Name, r.At.Local().Format(time.DateTime))
+		for _, reason := range r.Reasons {
+			out("%s", indent(reason, "  "))
+		}
+	}
+}
+
+func orAll(cpus string) string {
+	if cpus == "" {
+		return "not limited"
+	}
+	return cpus
+}

@@ -1,0 +1,151 @@
+package hook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"qemu-hook/journal"
+)
+
+// A Change is one reversible write to something a single guest owns. It is data: the process that made it is gone
+// when it is undone, and may have been of another version.
+type Change interface {
+	// Kind is the change's name in the undo log, stable for ever.
+	Kind() string
+	// Subject is what is changed: a PCI address, a path. No guest has two changes of one kind and subject.
+	Subject() string
+	// Target is the state that the change brings about, as a word to compare.
+	Target() string
+	// String says what is done, for people: "0000:01:00.0: driver nvidia → vfio-pci".
+	String() string
+	// Do makes the change, after it was recorded. Done again, it completes what is missing.
+	Do(ctx context.Context, h *Host) error
+	// Verify reports what is no longer as the change set it.
+	Verify(h *Host) error
+	// Undo puts back what the change found, however far Do came, again and again without harm. Where the value is
+	// neither ours nor the old one, it is left alone and the error is ErrDrifted.
+	Undo(ctx context.Context, h *Host) error
+}
+
+// ErrDrifted says that somebody else changed what a change had set.
+var ErrDrifted = errors.New("changed by somebody else meanwhile, left as it is")
+
+// undoTimeout bounds the undo of one change, so that one that hangs keeps none of the others.
+const undoTimeout = 90 * time.Second
+
+// decode returns the change that a record holds: the table of kinds.
+func decode(r journal.Record) (Change, error) {
+	var c Change
+	switch r.Kind {
+	case pciDriverKind:
+		c = new(PCIDriver)
+	case shmFileKind:
+		c = new(ShmFile)
+	default:
+		return nil, fmt.Errorf("cannot undo a change of kind %q: this version does not know it; "+
+			"use the version that made it", r.Kind)
+	}
+	if err := json.Unmarshal(r.Data, c); err != nil {
+		return nil, fmt.Errorf("cannot read the record of a change of kind %q: %w", r.Kind, err)
+	}
+	return c, nil
+}
+
+// Make records the change for the guest and then makes it.
+func (h *Host) Make(ctx context.Context, uuid string, c Change) error {
+	seq, err := h.State.Append(uuid, c.Kind(), c)
+	if err != nil {
+		return err
+	}
+	return h.do(ctx, uuid, seq, c)
+}
+
+func (h *Host) do(ctx context.Context, uuid string, seq int, c Change) error {
+	h.amend = func(c Change) error { return h.State.Amend(uuid, seq, c) }
+	defer func() { h.amend = nil }()
+	if err := c.Do(ctx, h); err != nil {
+		return err
+	}
+	h.Logf(Info, "%s", c)
+	return nil
+}
+
+// Recorded returns the changes on the guest's undo log, oldest first. Records that cannot be read are in the error;
+// the others are returned all the same.
+func (h *Host) Recorded(uuid string) ([]Change, error) {
+	if h.State == nil || uuid == "" {
+		return nil, nil
+	}
+	records, err := h.State.Records(uuid)
+	var changes []Change
+	for _, r := range records {
+		c, derr := decode(r)
+		if derr != nil {
+			err = errors.Join(err, derr)
+			continue
+		}
+		changes = append(changes, c)
+	}
+	return changes, err
+}
+
+// Complete makes a recorded change again, for a guest that is prepared a second time; it reports whether there was
+// such a record.
+func (h *Host) Complete(ctx context.Context, uuid string, c Change) (bool, error) {
+	records, err := h.State.Records(uuid)
+	if err != nil {
+		return false, err
+	}
+	for _, r := range records {
+		old, err := decode(r)
+		if err == nil && sameSubject(old, c) {
+			return true, h.do(ctx, uuid, r.Seq, old)
+		}
+	}
+	return false, nil
+}
+
+func sameSubject(a, b Change) bool { return a.Kind() == b.Kind() && a.Subject() == b.Subject() }
+
+// UndoAll undoes the guest's recorded changes, the last one first, but for those that keep says to keep (nil keeps
+// none). A change that cannot be undone stays on record, and the others are undone all the same. Left says what drifted and was left alone.
+func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool) (left []string, err error) {
+	records, err := h.State.Records(uuid)
+	for _, r := range slices.Backward(records) {
+		c, derr := decode(r)
+		if derr != nil {
+			err = errors.Join(err, derr)
+			continue
+		}
+		if keep != nil && keep(c) {
+			continue
+		}
+		switch uerr := h.undo(ctx, c); {
+		case errors.Is(uerr, ErrDrifted):
+			left = append(left, fmt.Sprintf("%s: %v", c.Subject(), uerr))
+		case uerr != nil:
+			err = errors.Join(err, uerr)
+			continue
+		default:
+			h.Logf(Info, "undone: %s", c)
+		}
+		err = errors.Join(err, h.State.Strike(uuid, r.Seq))
+	}
+	for _, l := range left {
+		h.Logf(Warning, "%s", l)
+	}
+	return left, err
+}
+
+func (h *Host) undo(ctx context.Context, c Change) error {
+	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
+	defer cancel()
+	return c.Undo(ctx, h)
+}
+
+// SameChange reports whether two changes bring the same thing to the same state.
+func SameChange(a, b Change) bool { return sameSubject(a, b) && a.Target() == b.Target() }

@@ -1,0 +1,250 @@
+package hook
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"qemu-hook/cpuset"
+)
+
+// A KeyDoc describes a key of the configuration. NAME in a key stands for any name.
+type KeyDoc struct {
+	Key      string
+	Default  string // as TOML; "" for none
+	Doc      string // what it does and what is allowed
+	Metadata string // what a domain's <metadata> may set: "" for nothing, "narrower" than the host's file, "any"
+}
+
+// ConfigKeys returns every key there is, in the order of the manual. All of them may stand in a [guest.NAME] table too.
+func ConfigKeys() []KeyDoc {
+	keys := configKeys()
+	docs := make([]KeyDoc, 0, len(keys))
+	for _, k := range keys {
+		d := KeyDoc{Key: k.name, Doc: k.doc, Metadata: string(k.meta)}
+		if k.def != nil {
+			d.Default = configValue(k.def)
+		}
+		docs = append(docs, d)
+	}
+	return docs
+}
+
+// configKey is one key: everything that is known about it.
+type configKey struct {
+	name string // a part in capitals stands for any name
+	def  any    // as TOML has it; nil for none
+	doc  string
+	// set checks a value and stores it. path are the parts of the key as written; nil for the default.
+	set func(c *Config, path []string, v any) error
+	// meta says whether <metadata> in a domain XML may set the key; the zero value is no.
+	meta configMeta
+	// rank orders the values of a key that metadata may narrow: the higher, the wider.
+	rank func(c *Config) int
+}
+
+type configMeta string
+
+const (
+	metaNarrower configMeta = "narrower" // only as far as rank does not grow
+	metaAny      configMeta = "any"      // says what the domain asks for, and takes nothing from the host's decisions
+)
+
+// configKeys is the one list of keys: the check, the defaults, the help and the README come from it.
+func configKeys() []configKey {
+	return []configKey{
+		{
+			"enabled", true, "whether the hook does anything at all",
+			configBool(func(c *Config) *bool { return &c.Enabled }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Enabled) },
+		},
+		{
+			"required",
+			[]any{},
+			`steps without which a guest must not start, though they would only warn: of ` + configStepNames,
+			configList(func(c *Config) *[]string { return &c.Required }, configOneOf("hugepages", "cpus", "pci", "shm")), "", nil,
+		},
+		{
+			"steps.hugepages", true, "allocate the guest's huge pages",
+			configBool(func(c *Config) *bool { return &c.Steps.Hugepages }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Hugepages) },
+		},
+		{
+			"steps.cpus", true, "keep the host off the guest's CPUs",
+			configBool(func(c *Config) *bool { return &c.Steps.CPUs }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.CPUs) },
+		},
+		{
+			"steps.pci", true, "bind the guest's PCI functions to their vfio driver",
+			configBool(func(c *Config) *bool { return &c.Steps.PCI }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.PCI) },
+		},
+		{
+			"steps.shm", true, "make the guest's files in /dev/shm",
+			configBool(func(c *Config) *bool { return &c.Steps.Shm }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Shm) },
+		},
+		{
+			"cpus.isolate", string(IsolatePassthrough), `which guests have their CPUs to themselves: "passthrough" (those with a PCI function), ` +
+				`"pinned" (all with <vcpupin>) or "never"`,
+			configEnum(func(c *Config) *Isolate { return &c.CPUs.Isolate }, IsolatePassthrough, IsolatePinned, IsolateNever),
+			metaNarrower, func(c *Config) int {
+				return slices.Index([]Isolate{IsolateNever, IsolatePassthrough, IsolatePinned}, c.CPUs.Isolate)
+			},
+		},
+		{
+			"cpus.host", "", `the CPUs that the host keeps while guests have theirs, such as "0-3,16"; "" for all that are left`,
+			func(c *Config, _ []string, v any) error { return setConfigCPUs(&c.CPUs.Host, v) }, "", nil,
+		},
+		{
+			"cpus.exclusive",
+			[]any{},
+			`which of the guest's other threads have their CPUs to themselves too: of "emulator", "iothreads"`,
+			configList(func(c *Config) *[]string { return &c.CPUs.Exclusive }, configOneOf(ExclusiveEmulator, ExclusiveIOThreads)), metaAny, nil,
+		},
+		{
+			"cpus.min_host", int64(0), "CPUs that the host must keep, or nothing is taken from it; 0 for one core with its threads",
+			configInt(func(c *Config, n int64) { c.CPUs.MinHost = int(n) }, cpuset.Max), "", nil,
+		},
+		{
+			"cpus.units",
+			[]any{"system.slice", "user.slice", "init.scope"},
+			"the slices, scopes and services that are kept off the guest's CPUs; never machine.slice",
+			func(c *Config, p []string, v any) error {
+				if l, ok := v.([]any); ok && len(l) == 0 {
+					return fmt.Errorf(`is empty; to leave the host's CPUs alone set cpus.isolate = "never"`)
+				}
+				return configList(func(c *Config) *[]string { return &c.CPUs.Units }, checkConfigUnit)(c, p, v)
+			}, "", nil,
+		},
+		{
+			"hugepages.keep", int64(0), "free pages of each pool that guests never get",
+			configInt(func(c *Config, n int64) { c.Hugepages.Keep = uint64(n) }, configMaxPages), "", nil,
+		},
+		{
+			"hugepages.host_reserve", "1G", `memory that the host keeps, such as "512M" or "2G"`,
+			func(c *Config, _ []string, v any) error { return setConfigSize(&c.Hugepages.HostReserve, v) }, "", nil,
+		},
+		{
+			"hugepages.deadline", "60s", `how long allocating may take, "1s" to "1h"`,
+			func(c *Config, _ []string, v any) error {
+				return setConfigDuration(&c.Hugepages.Deadline, v, time.Second, time.Hour)
+			}, "", nil,
+		},
+		{
+			"hugepages.compact", string(WhenShort), `when memory is compacted to allocate: "when-short", "always" or "never"`,
+			configEnum(func(c *Config) *When { return &c.Hugepages.Compact }, WhenShort, Always, Never),
+			metaNarrower, func(c *Config) int { return configRankWhen(c.Hugepages.Compact) },
+		},
+		{
+			"hugepages.drop_caches", string(WhenShort), `when the page cache is dropped to allocate: "when-short", "always" or "never"`,
+			configEnum(func(c *Config) *When { return &c.Hugepages.DropCaches }, WhenShort, Always, Never),
+			metaNarrower, func(c *Config) int { return configRankWhen(c.Hugepages.DropCaches) },
+		},
+		{
+			"hugepages.extra", int64(0), "pages on top of those that the domain asks for",
+			configInt(func(c *Config, n int64) { c.Hugepages.Extra = uint64(n) }, configMaxPages), "", nil,
+		},
+		{
+			"looking_glass.user", "", `owner of /dev/shm/looking-glass; "" for the user of the active session on seat0`,
+			func(c *Config, _ []string, v any) error { return setConfigUser(&c.LookingGlass.User, v) }, "", nil,
+		},
+		{
+			"looking_glass.group", "", `its group; "" for kvm if there is one`,
+			func(c *Config, _ []string, v any) error { return setConfigUser(&c.LookingGlass.Group, v) }, "", nil,
+		},
+		{
+			"looking_glass.mode", "", `its permission bits as an octal string; "" for "0660"`,
+			func(c *Config, _ []string, v any) error { return setConfigMode(&c.LookingGlass.Mode, v) }, "", nil,
+		},
+		{
+			"looking_glass.files",
+			[]any{},
+			`files for a domain whose XML names none: [{path = "/dev/shm/looking-glass", size = "64M"}]`,
+			func(c *Config, _ []string, v any) error { return setConfigFiles(&c.LookingGlass.Files, v) }, "", nil,
+		},
+		{
+			"shm.NAME.user", nil, "owner of the file /dev/shm/NAME, as looking_glass.user",
+			configShm(func(o *ShmOwner, v any) error { return setConfigUser(&o.User, v) }), "", nil,
+		},
+		{
+			"shm.NAME.group", nil, "its group, as looking_glass.group",
+			configShm(func(o *ShmOwner, v any) error { return setConfigUser(&o.Group, v) }), "", nil,
+		},
+		{
+			"shm.NAME.mode", nil, "its permission bits, as looking_glass.mode",
+			configShm(func(o *ShmOwner, v any) error { return setConfigMode(&o.Mode, v) }), "", nil,
+		},
+	}
+}
+
+const (
+	configStepNames = `"hugepages", "cpus", "pci", "shm"`
+	configMaxPages  = 1 << 32
+)
+
+func configRankBool(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func configRankWhen(w When) int { return slices.Index([]When{Never, WhenShort, Always}, w) }
+
+// matches compares a key as written with the key's name and reports how many parts they share; full if all.
+func (k configKey) matches(path []string) (parts int, full bool) {
+	n := 0
+	for part := range strings.SplitSeq(k.name, ".") {
+		if n == len(path) {
+			return n, false
+		}
+		if part != path[n] && !configPlaceholder(part) {
+			return n, false
+		}
+		n++
+	}
+	return n, n == len(path)
+}
+
+func configPlaceholder(part string) bool { return part == "NAME" }
+
+// configValue renders a value as TOML, shortened.
+func configValue(v any) string {
+	switch v := v.(type) {
+	case string:
+		return strconv.Quote(configText(v))
+	case []any:
+		var s []string
+		for i, e := range v {
+			if i == 4 {
+				s = append(s, "…")
+				break
+			}
+			s = append(s, configValue(e))
+		}
+		return "[" + strings.Join(s, ", ") + "]"
+	case map[string]any:
+		return "{…}"
+	case []map[string]any:
+		return "[{…}]"
+	}
+	return fmt.Sprint(v)
+}
+
+// configText shortens a text of unknown origin and keeps it on one line.
+func configText(s string) string {
+	const most = 40
+	r := []rune(s)
+	if len(r) > most {
+		r = append(r[:most:most], '…')
+	}
+	for i, c := range r {
+		if !strconv.IsPrint(c) {
+			r[i] = '?'
+		}
+	}
+	return string(r)
+}

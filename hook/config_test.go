@@ -1,0 +1,429 @@
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/domain"
+	"qemu-hook/sysfs"
+)
+
+const configName = "/etc/qemu-hook/config.toml"
+
+func mustParseConfig(t *testing.T, text string) *Config {
+	t.Helper()
+	c, err := ParseConfig(configName, []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func diffConfig(want, got *Config) string {
+	return cmp.Diff(want, got, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateEmpty(),
+		cmp.Comparer(cpuset.Set.Equal))
+}
+
+func TestDefaultConfig(t *testing.T) {
+	want := &Config{
+		Enabled: true,
+		Steps:   ConfigSteps{true, true, true, true},
+		CPUs:    ConfigCPUs{Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"}},
+		Hugepages: ConfigHugepages{
+			HostReserve: 1 << 30, Deadline: time.Minute, Compact: WhenShort, DropCaches: WhenShort,
+		},
+	}
+	for name, got := range map[string]*Config{
+		"default": DefaultConfig(),
+		"empty":   mustParseConfig(t, ""),
+		"comment": mustParseConfig(t, "# nothing\n[hugepages]\n"),
+	} {
+		if diff := diffConfig(want, got); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+		g, err := got.ForGuest("win11", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := diffConfig(want, g); diff != "" {
+			t.Errorf("%s, for a guest:\n%s", name, diff)
+		}
+	}
+}
+
+// The documented defaults, written into a file, are the defaults.
+func TestConfigKeys(t *testing.T) {
+	var text strings.Builder
+	seen := map[string]bool{}
+	for _, k := range ConfigKeys() {
+		if k.Doc == "" || seen[k.Key] {
+			t.Errorf("%s: no text, or twice", k.Key)
+		}
+		seen[k.Key] = true
+		if k.Default != "" {
+			fmt.Fprintf(&text, "%s = %s\n", k.Key, k.Default)
+		}
+	}
+	if diff := diffConfig(DefaultConfig(), mustParseConfig(t, text.String())); diff != "" {
+		t.Error(diff)
+	}
+	for _, k := range configKeys() {
+		if (k.meta == metaNarrower) != (k.rank != nil) {
+			t.Errorf("%s: a rank belongs to keys that metadata may narrow", k.name)
+		}
+	}
+}
+
+func TestParseConfig(t *testing.T) {
+	c := mustParseConfig(t, `
+enabled = false
+required = ["cpus", "shm"]
+cpus.isolate = "pinned"
+cpus.host = "0-3,16"
+cpus.exclusive = ["iothreads"]
+cpus.min_host = 2
+cpus.units = ["system.slice", "foo@bar\\x2d1.service"]
+steps.pci = false
+
+[hugepages]
+keep = 16
+host_reserve = 536870912
+deadline = "2m"
+compact = "always"
+drop_caches = "never"
+extra = 1
+
+[looking_glass]
+user = "alice"
+group = "1000"
+mode = "0640"
+files = [{path = "/dev/shm/looking-glass", size = "128M"}]
+
+[shm.scream-ivshmem]
+mode = "0666"
+[shm."a b"]
+user = "bob"
+`)
+	mode := func(m uint32) *uint32 { return &m }
+	want := &Config{
+		Required: []string{"cpus", "shm"},
+		Steps:    ConfigSteps{true, true, false, true},
+		CPUs: ConfigCPUs{
+			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
+			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},
+		},
+		Hugepages: ConfigHugepages{16, 512 << 20, 2 * time.Minute, Always, Never, 1},
+		LookingGlass: ConfigLookingGlass{
+			ShmOwner{"alice", "1000", mode(0o640)},
+			[]domain.File{{Path: "/dev/shm/looking-glass", Bytes: 128 << 20}},
+		},
+		Shm: map[string]ShmOwner{"scream-ivshmem": {Mode: mode(0o666)}, "a b": {User: "bob"}},
+	}
+	if diff := diffConfig(want, c); diff != "" {
+		t.Error(diff)
+	}
+	if c.StepEnabled("shm") {
+		t.Error("a step is enabled though nothing is")
+	}
+	c.Enabled = true
+	if !c.StepEnabled("shm") || c.StepEnabled("pci") {
+		t.Error("switches of steps")
+	}
+	for file, want := range map[string]string{
+		"/dev/shm/looking-glass":  "alice looking_glass",
+		"/dev/shm/a b":            `bob shm."a b"`,
+		"/dev/shm/scream-ivshmem": " shm.scream-ivshmem",
+		"/dev/shm/other":          " shm.other",
+	} {
+		if o, table := c.ShmOwner(file); o.User+" "+table != want {
+			t.Errorf("%s: %s %s, want %s", file, o.User, table, want)
+		}
+	}
+}
+
+func TestParseConfigErrors(t *testing.T) {
+	tests := []struct{ text, want string }{
+		// The first example of the manual, and every shape of mistake in a key.
+		{"[hugepages]\n\ndeadline = \"6O s\"", `:3: hugepages.deadline = "6O s": want a time such as "90s" or "2m", from 1s to 1h`},
+		{"[hugepages]\ndedline = 1", ":2: hugepages.dedline: no such key; did you mean hugepages.deadline?"},
+		{"deadline = 1", ":1: deadline: no such key; did you mean hugepages.deadline?"},
+		{"Enabled = true", ":1: Enabled: no such key; did you mean enabled?"},
+		{"\n[hugepage]\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
+		{"\n[hugepage.x]\n\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
+		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units"},
+		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, looking_glass, shm"},
+		{"shm.x.zzzzzz = 1", ":1: shm.x.zzzzzz: no such key; known here are user, group, mode"},
+		{"\n\"a\\nb\" = 1", `:2: "a?b": no such key`},
+		{"hugepages = 3", ":1: hugepages = 3: want a table: [hugepages]"},
+		{"[[hugepages]]\nkeep = 3", ":1: hugepages = [{…}]: want a table: [hugepages]"},
+		{"[hugepages.keep]\nx = 3", ":1: hugepages.keep = {…}: want a number from 0 to 4294967296"},
+		{"shm.x = 3", ":1: shm.x = 3: want a table: [shm.x]"},
+
+		{`enabled = "yes"`, `:1: enabled = "yes": want true or false`},
+		{`enabled = 1979-05-27`, `:1: enabled = 1979-05-27`},
+		{`required = "cpus"`, `:1: required = "cpus": want a list of strings`},
+		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "hugepages", "cpus", "pci" or "shm"`},
+		{`required = ["cpus", 1]`, `:1: required = ["cpus", 1]: 1 is no string`},
+		{`required = ["cpus", "cpus"]`, `"cpus" is there twice`},
+		{`cpus.isolate = "Pinned"`, `:1: cpus.isolate = "Pinned": want "passthrough", "pinned" or "never"`},
+		{`cpus.host = "3-0"`, `:1: cpus.host = "3-0": cannot parse CPU list`},
+		{`cpus.host = 3`, `:1: cpus.host = 3: want a list of CPUs as a string`},
+		{`cpus.host = " "`, `:1: cpus.host = " ": has no CPU in it`},
+		{`cpus.host = "0-4294967295"`, `:1: cpus.host`},
+		{`cpus.min_host = -1`, `:1: cpus.min_host = -1: want a number from 0 to 16384`},
+		{`cpus.min_host = 1.5`, `:1: cpus.min_host = 1.5: want a number from 0 to 16384`},
+		{`cpus.units = []`, `cpus.isolate = "never"`},
+		{`cpus.units = ["machine.slice"]`, `"machine.slice" holds the guests themselves`},
+		{`cpus.units = ["-.slice"]`, `"-.slice" holds the guests themselves`},
+		{`cpus.units = ["machine-qemu\\x2d1.scope"]`, `holds the guests themselves`},
+		{`cpus.units = ["a.mount"]`, `"a.mount" is no unit that can be limited; want one that ends in ".slice", ".scope" or ".service"`},
+		{`cpus.units = ["../a.slice"]`, `is no unit that can be limited`},
+		{`cpus.units = ["slice"]`, `is no unit that can be limited`},
+		{`hugepages.keep = 9999999999999999`, `want a number from 0 to 4294967296`},
+		{`hugepages.host_reserve = "1GB"`, `:1: hugepages.host_reserve = "1GB": want a size such as "512M" or "1G"`},
+		{`hugepages.host_reserve = "-1G"`, `want a size`},
+		{`hugepages.host_reserve = -1`, `want a size`},
+		{`hugepages.host_reserve = "G"`, `want a size`},
+		{`hugepages.host_reserve = "9223372036854775807T"`, `is too large`},
+		{`hugepages.deadline = 60`, `:1: hugepages.deadline = 60: want a time`},
+		{`hugepages.deadline = "2h"`, `from 1s to 1h`},
+		{`hugepages.drop_caches = "sometimes"`, `want "when-short", "always" or "never"`},
+		{`looking_glass.user = "a:b"`, `want a name or number as a string`},
+		{`looking_glass.mode = "1777"`, `want permission bits`},
+		{`looking_glass.mode = 660`, `:1: looking_glass.mode = 660: want permission bits as an octal string, such as "0660"`},
+		{`looking_glass.mode = "u=rw"`, `want permission bits`},
+		{`looking_glass.files = "x"`, `want a list such as`},
+		{`looking_glass.files = [{size = "1M"}]`, `a file has no path`},
+		{`looking_glass.files = [{path = "/dev/shm/x"}]`, `/dev/shm/x has no size`},
+		{`looking_glass.files = [{path = "/dev/shm/x", size = "1"}]`, `size = "1" of /dev/shm/x: want a multiple of 4K`},
+		{`looking_glass.files = [{path = "/dev/shm/x", size = "1X"}]`, `size = "1X" of /dev/shm/x: want a size`},
+		{`looking_glass.files = [{path = "/dev/shm/../etc/x", size = "1M"}]`, `path = "/dev/shm/../etc/x" is not directly in /dev/shm`},
+		{`looking_glass.files = [{path = "/dev/shm/..", size = "1M"}]`, `is not directly in /dev/shm`},
+		{`looking_glass.files = [{path = "x", size = "1M"}]`, `is not directly in /dev/shm`},
+		{`looking_glass.files = [{path = "/dev/shm/x", size = "1M", mode = 1}]`, `"mode" is no key of a file`},
+		{`looking_glass.files = [{path = "/dev/shm/x", size = 4096}, {path = "/dev/shm/x", size = 4096}]`, `"/dev/shm/x" is there twice`},
+		{"\n[[looking_glass.files]]\npath = 3", `:2: looking_glass.files = [{…}]: a file has no path, as a string`},
+		{`shm."a/b".user = "x"`, `:1: shm."a/b".user = "x": "a/b" is no name of a file in /dev/shm`},
+		{`shm.looking-glass.user = "x"`, `write looking_glass.user`},
+
+		{"guest = 3", ":1: guest = 3: want tables such as [guest.win11]"},
+		{"guest.win11 = 3", ":1: guest.win11 = 3: want a table"},
+		{"guest.hugepages = 3", ":1: guest.hugepages = 3: lacks the guest's name; write guest.NAME.hugepages"},
+		{"[guest.win11]\nhugepages.kep = 3", ":2: guest.win11.hugepages.kep: no such key; did you mean hugepages.keep?"},
+		{"[guest.\"my vm\".cpus]\nhost = 3", `:2: guest."my vm".cpus.host = 3: want a list`},
+		{"guest.a.guest.b.enabled = true", ":1: guest.a.guest: no such key"},
+		{"guest.\"\".enabled = true", `guest."": is no name of a guest`},
+
+		{"a = [", ":1: "},
+		{"enabled = true\nenabled = true", ":2: "},
+		{"enabled = tru", ":1: "},
+		{"\x00", ":1: "},
+		{"enabled = true\n\xff", ":2: "},
+		{strings.Repeat("#", configMaxFile+1), ": has 65537 bytes; at most 65536 are read"},
+	}
+	for _, test := range tests {
+		t.Run(test.text[:min(40, len(test.text))], func(t *testing.T) {
+			c, err := ParseConfig(configName, []byte(test.text))
+			if err == nil {
+				t.Fatalf("taken: %+v", c)
+			}
+			var ce *ConfigError
+			if !errors.As(err, &ce) || !strings.HasPrefix(err.Error(), configName+":") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %q\n want %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestParseConfigAllErrors(t *testing.T) {
+	_, err := ParseConfig("c", []byte("[steps]\ncpus = 1\n[hugepages]\nkeep = true\nextra = 1\nx = 1\n[guest.w]\nenabled = 0\n"))
+	want := `c:2: steps.cpus = 1: want true or false
+c:4: hugepages.keep = true: want a number from 0 to 4294967296
+c:6: hugepages.x: no such key; known here are keep, host_reserve, deadline, compact, drop_caches, extra
+c:8: guest.w.enabled = 0: want true or false`
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+	var many strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&many, "key%d = 1\n", i)
+	}
+	start := time.Now()
+	_, err = ParseConfig("c", []byte(many.String()))
+	if n := strings.Count(err.Error(), "\n"); n > configMaxErrors || time.Since(start) > time.Second {
+		t.Errorf("%d errors in %v", n+1, time.Since(start))
+	}
+}
+
+func TestForGuest(t *testing.T) {
+	c := mustParseConfig(t, `
+cpus.exclusive = ["emulator"]
+shm.a.user = "alice"
+shm.b.user = "alice"
+
+[guest.win11]
+cpus.exclusive = []
+hugepages.extra = 3
+shm.a.group = "kvm"
+
+[guest."my vm.2"]
+enabled = false
+`)
+	before := c.clone()
+	g, err := c.ForGuest("win11", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(g.CPUs.Exclusive) != 0 || g.Hugepages.Extra != 3 || g.Shm["a"] != (ShmOwner{User: "alice", Group: "kvm"}) ||
+		g.Shm["b"] != (ShmOwner{User: "alice"}) || !g.Enabled {
+		t.Errorf("%+v", g)
+	}
+	if diff := diffConfig(before, c); diff != "" {
+		t.Errorf("the host's configuration has changed:\n%s", diff)
+	}
+	if g, err = c.ForGuest("my vm.2", nil); err != nil || g.Enabled {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if g, err = c.ForGuest("Win11", nil); err != nil || diffConfig(before, g) != "" {
+		t.Errorf("%+v, %v", g, err)
+	}
+}
+
+func TestForGuestMetadata(t *testing.T) {
+	tests := []struct{ host, meta, want string }{
+		{"", "", ""},
+		{"", " \n\t", ""},
+		{"", "enabled = false", ""},
+		{"", "enabled = true", ""},
+		{"enabled = false", "enabled = true", "<metadata> of win11:1: enabled = true: allows more than the host's file does"},
+		{"guest.win11.enabled = false", "enabled = true", "allows more"},
+		{"enabled = false\nguest.win11.enabled = true", "enabled = true", ""},
+		{"", "[steps]\npci = false\ncpus = false", ""},
+		{"steps.pci = false", "steps.pci = true", "allows more"},
+		{"", `cpus.isolate = "never"`, ""},
+		{"", `cpus.isolate = "passthrough"`, ""},
+		{"", "\ncpus.isolate = \"pinned\"", `<metadata> of win11:2: cpus.isolate = "pinned": allows more than the host's file does; only that file may`},
+		{`cpus.isolate = "pinned"`, `cpus.isolate = "pinned"`, ""},
+		{"", `cpus.exclusive = ["emulator"]`, ""},
+		{"", `hugepages.compact = "never"`, ""},
+		{"", `hugepages.compact = "always"`, "allows more"},
+		{"", `hugepages.drop_caches = "never"`, ""},
+		{`hugepages.drop_caches = "never"`, `hugepages.drop_caches = "when-short"`, "allows more"},
+		{"", "hugepages.extra = 1", "<metadata> of win11:1: hugepages.extra: only the host's file may set it"},
+		{"", `looking_glass.user = "mallory"`, "looking_glass.user: only the host's file"},
+		{"", `shm.x.user = "mallory"`, "shm.x.user: only the host's file"},
+		{"", `cpus.host = "0"`, "cpus.host: only the host's file"},
+		{"", `cpus.units = ["a.slice"]`, "cpus.units: only the host's file"},
+		{"", "guest.other.enabled = false", "guest.other.enabled: only the host's file"},
+		{"", "nonsense", "<metadata> of win11:1: "},
+		{"", "enabledd = true", "<metadata> of win11:1: enabledd: no such key; did you mean enabled?"},
+		{"", strings.Repeat("#", configMaxMetadata+1), "at most 16384 are read"},
+	}
+	for _, test := range tests {
+		t.Run(test.meta[:min(40, len(test.meta))], func(t *testing.T) {
+			g, err := mustParseConfig(t, test.host).ForGuest("win11", []byte(test.meta))
+			switch {
+			case test.want == "" && (err != nil || g == nil):
+				t.Error(err)
+			case test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)):
+				t.Errorf("error %v\n want %s", err, test.want)
+			}
+		})
+	}
+}
+
+// Whatever key metadata may not set, it may not set.
+func TestForGuestMetadataKeys(t *testing.T) {
+	for _, k := range ConfigKeys() {
+		if k.Default == "" {
+			continue
+		}
+		_, err := DefaultConfig().ForGuest("g", []byte(k.Key+" = "+k.Default))
+		if (err == nil) != (k.Metadata != "") {
+			t.Errorf("%s (%q): %v", k.Key, k.Metadata, err)
+		}
+	}
+}
+
+func TestCheckConfigOwner(t *testing.T) {
+	stat := func(mode uint32, uid int) sysfs.Stat { return sysfs.Stat{Mode: mode, UID: uid} }
+	file, dir := stat(syscall.S_IFREG|0o644, 0), stat(syscall.S_IFDIR|0o755, 0)
+	link := stat(syscall.S_IFLNK|0o777, 0)
+	other := os.Geteuid() + 1
+	tests := []struct {
+		file, dir sysfs.Stat
+		want      string
+	}{
+		{file, dir, ""},
+		{link, dir, ""},
+		{link, link, ""},
+		{stat(syscall.S_IFREG|0o600, os.Geteuid()), stat(syscall.S_IFDIR|0o700, os.Geteuid()), ""},
+		{stat(syscall.S_IFREG|0o644, other), dir, fmt.Sprintf("cannot trust %s: uid %d owns it; chown root %s", configName, other, configName)},
+		{stat(syscall.S_IFLNK|0o777, other), dir, "chown -h root " + configName},
+		{stat(syscall.S_IFREG|0o664, 0), dir, "cannot trust " + configName + ": others can write to it (mode 0664); chmod go-w " + configName},
+		{stat(syscall.S_IFREG|0o646, 0), dir, "(mode 0646)"},
+		{file, stat(syscall.S_IFDIR|0o1777, 0), "cannot trust /etc/qemu-hook: others can write to it (mode 1777); chmod go-w /etc/qemu-hook"},
+		{file, stat(syscall.S_IFDIR|0o755, other), "chown root /etc/qemu-hook"},
+		{stat(syscall.S_IFIFO|0o600, 0), dir, configName + ": it is no regular file"},
+		{file, file, "/etc/qemu-hook: it is no directory"},
+	}
+	for _, test := range tests {
+		err := CheckConfigOwner(test.file, test.dir, configName)
+		if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v\nwant %s", err, test.want)
+		}
+	}
+	// With all wrong, all is said.
+	err := CheckConfigOwner(stat(syscall.S_IFREG|0o666, 0), stat(syscall.S_IFDIR|0o777, 0), filepath.Clean(configName))
+	if err == nil || strings.Count(err.Error(), "chmod") != 2 {
+		t.Error(err)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	f.Add([]byte("enabled = true\n[guest.\"a b\".cpus]\nhost = \"0-3\"\n[[looking_glass.files]]\npath = \"/dev/shm/x\"\nsize = \"1M\"\n"))
+	f.Add([]byte("hugepages.host_reserve = \"1G\"\nshm.x.mode = \"0660\"\n"))
+	f.Add([]byte("guest = [[[{a = 1}]]]\nrequired = [\"cpus\", 1]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := ParseConfig("c", data)
+		if (c == nil) == (err == nil) {
+			t.Fatal(c, err)
+		}
+		if err != nil {
+			var ce *ConfigError
+			if !errors.As(err, &ce) || strings.ContainsAny(ce.Error(), "\x00\n") {
+				t.Fatalf("%q", err)
+			}
+			return
+		}
+		var tree map[string]any
+		if err := toml.Unmarshal(data, &tree); err != nil {
+			t.Fatal(err)
+		}
+		guests, _ := tree["guest"].(map[string]any)
+		for name := range guests {
+			if _, err := c.ForGuest(name, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// As metadata the same text widens nothing.
+		host := DefaultConfig()
+		if g, err := host.ForGuest("g", data); err == nil {
+			if g.CPUs.Isolate == IsolatePinned || g.Hugepages.Compact == Always || g.Hugepages.DropCaches == Always ||
+				g.Hugepages.Extra != 0 || g.Shm != nil || g.LookingGlass.User != "" || !g.CPUs.Host.Empty() {
+				t.Fatalf("%+v", g)
+			}
+		}
+	})
+}

@@ -1,0 +1,302 @@
+package hook
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/domain"
+)
+
+// What follows makes the set functions of keys. Their errors go behind the key and its value: they say what is wrong
+// and what is allowed.
+
+func configBool(field func(*Config) *bool) func(*Config, []string, any) error {
+	return func(c *Config, _ []string, v any) error {
+		b, ok := v.(bool)
+		if !ok {
+			return errors.New("want true or false")
+		}
+		*field(c) = b
+		return nil
+	}
+}
+
+func configInt(set func(*Config, int64), most int64) func(*Config, []string, any) error {
+	return func(c *Config, _ []string, v any) error {
+		n, ok := v.(int64)
+		if !ok || n < 0 || n > most {
+			return fmt.Errorf("want a number from 0 to %d", most)
+		}
+		set(c, n)
+		return nil
+	}
+}
+
+func configEnum[T ~string](field func(*Config) *T, allowed ...T) func(*Config, []string, any) error {
+	return func(c *Config, _ []string, v any) error {
+		s, ok := v.(string)
+		if !ok || !slices.Contains(allowed, T(s)) {
+			return errors.New("want " + configChoice(allowed))
+		}
+		*field(c) = T(s)
+		return nil
+	}
+}
+
+// configChoice renders the allowed values.
+func configChoice[T ~string](allowed []T) string {
+	var s []string
+	for _, a := range allowed {
+		s = append(s, strconv.Quote(string(a)))
+	}
+	last := len(s) - 1
+	return strings.Join(s[:last], ", ") + " or " + s[last]
+}
+
+// configList makes the set function of a list of strings, each of which check accepts.
+func configList(field func(*Config) *[]string, check func(string) error) func(*Config, []string, any) error {
+	return func(c *Config, _ []string, v any) error {
+		list, ok := v.([]any)
+		if !ok {
+			return errors.New(`want a list of strings, such as ["a", "b"]`)
+		}
+		got := make([]string, 0, len(list))
+		for _, e := range list {
+			s, ok := e.(string)
+			if !ok {
+				return fmt.Errorf("%s is no string", configValue(e))
+			}
+			if err := check(s); err != nil {
+				return fmt.Errorf("%q %w", configText(s), err)
+			}
+			if slices.Contains(got, s) {
+				return fmt.Errorf("%q is there twice", s)
+			}
+			got = append(got, s)
+		}
+		*field(c) = got
+		return nil
+	}
+}
+
+func configOneOf(allowed ...string) func(string) error {
+	return func(s string) error {
+		if !slices.Contains(allowed, s) {
+			return errors.New("is not allowed; want " + configChoice(allowed))
+		}
+		return nil
+	}
+}
+
+// checkConfigUnit accepts units that can be limited to CPUs without taking them from guests: libvirt puts those into
+// machine.slice.
+func checkConfigUnit(s string) error {
+	const allowed = "-_.:@\\"
+	odd := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(allowed, r))
+	}
+	name, suffix := s, ""
+	if i := strings.LastIndexByte(s, '.'); i >= 0 {
+		name, suffix = s[:i], s[i+1:]
+	}
+	switch {
+	case name == "" || len(s) > 255 || strings.ContainsFunc(s, odd) || !slices.Contains([]string{"slice", "scope", "service"}, suffix):
+		return errors.New(`is no unit that can be limited; want one that ends in ".slice", ".scope" or ".service"`)
+	case name == "-", name == "machine", strings.HasPrefix(name, "machine-"):
+		return errors.New("holds the guests themselves and cannot be kept off their CPUs")
+	}
+	return nil
+}
+
+func setConfigCPUs(set *cpuset.Set, v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return errors.New(`want a list of CPUs as a string, such as "0-3,16"`)
+	}
+	cpus, err := cpuset.ParseList(s)
+	if err != nil {
+		return err
+	}
+	if s != "" && cpus.Empty() {
+		return errors.New(`has no CPU in it; want a list such as "0-3,16", or ""`)
+	}
+	*set = cpus
+	return nil
+}
+
+// setConfigSize reads "1G", "512M" or a number of bytes.
+func setConfigSize(size *uint64, v any) error {
+	const want = `want a size such as "512M" or "1G" (K, M, G and T are powers of 1024), or a number of bytes`
+	switch v := v.(type) {
+	case int64:
+		if v < 0 {
+			return errors.New(want)
+		}
+		*size = uint64(v)
+		return nil
+	case string:
+		digits := strings.TrimRight(v, "iBKMGT ")
+		n, err := strconv.ParseUint(digits, 10, 64)
+		if err != nil {
+			return errors.New(want)
+		}
+		var shift int
+		switch strings.TrimLeft(v[len(digits):], " ") {
+		case "":
+		case "K", "KiB":
+			shift = 10
+		case "M", "MiB":
+			shift = 20
+		case "G", "GiB":
+			shift = 30
+		case "T", "TiB":
+			shift = 40
+		default:
+			return errors.New(want)
+		}
+		if bits.Len64(n)+shift > 63 {
+			return errors.New("is too large; " + want)
+		}
+		*size = n << shift
+		return nil
+	}
+	return errors.New(want)
+}
+
+func setConfigDuration(d *time.Duration, v any, least, most time.Duration) error {
+	s, ok := v.(string)
+	t, err := time.ParseDuration(s)
+	if !ok || err != nil || t < least || t > most {
+		return fmt.Errorf(`want a time such as "90s" or "2m", from %s to %s`, configDuration(least), configDuration(most))
+	}
+	*d = t
+	return nil
+}
+
+// configDuration renders a whole number of hours or seconds.
+func configDuration(d time.Duration) string {
+	if d%time.Hour == 0 {
+		return strconv.Itoa(int(d/time.Hour)) + "h"
+	}
+	return strconv.Itoa(int(d/time.Second)) + "s"
+}
+
+// setConfigUser takes the name or number of a user or group; whether there is one, the step finds out.
+func setConfigUser(name *string, v any) error {
+	s, ok := v.(string)
+	odd := func(r rune) bool { return r <= ' ' || r == ':' || r == '/' || r == ',' || !strconv.IsPrint(r) }
+	if !ok || len(s) > 64 || strings.ContainsFunc(s, odd) || strings.HasPrefix(s, "-") {
+		return errors.New(`want a name or number as a string, such as "alice" or "1000"`)
+	}
+	*name = s
+	return nil
+}
+
+func setConfigMode(mode **uint32, v any) error {
+	s, ok := v.(string)
+	if ok && s == "" {
+		*mode = nil
+		return nil
+	}
+	n, err := strconv.ParseUint(s, 8, 32)
+	if !ok || err != nil || n > 0o777 || len(s) > 4 {
+		return errors.New(`want permission bits as an octal string, such as "0660"; at most "0777"`)
+	}
+	m := uint32(n)
+	*mode = &m
+	return nil
+}
+
+// setConfigFiles reads a list of {path, size}.
+func setConfigFiles(files *[]domain.File, v any) error {
+	const want = `want a list such as [{path = "/dev/shm/looking-glass", size = "64M"}]`
+	tables, ok := v.([]map[string]any)
+	if list, isList := v.([]any); isList {
+		ok = true
+		for _, e := range list {
+			table, isTable := e.(map[string]any)
+			ok = ok && isTable
+			tables = append(tables, table)
+		}
+	}
+	if !ok {
+		return errors.New(want)
+	}
+	got := make([]domain.File, 0, len(tables))
+	for _, table := range tables {
+		f, err := configFile(table)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(got, func(g domain.File) bool { return g.Path == f.Path }) {
+			return fmt.Errorf("%q is there twice", configText(f.Path))
+		}
+		got = append(got, f)
+	}
+	*files = got
+	return nil
+}
+
+func configFile(table map[string]any) (domain.File, error) {
+	var f domain.File
+	for _, key := range sortedKeys(table) {
+		if key != "path" && key != "size" {
+			return f, fmt.Errorf("%q is no key of a file; want path and size", configText(key))
+		}
+	}
+	path, ok := table["path"].(string)
+	if !ok {
+		return f, errors.New("a file has no path, as a string")
+	}
+	name, inside := strings.CutPrefix(path, shmDir+"/")
+	if err := checkShmName(name); !inside || err != nil {
+		return f, fmt.Errorf("path = %q is not directly in %s", configText(path), shmDir)
+	}
+	if table["size"] == nil {
+		return f, fmt.Errorf("%s has no size", configText(path))
+	}
+	if err := setConfigSize(&f.Bytes, table["size"]); err != nil {
+		return f, fmt.Errorf("size = %s of %s: %w", configValue(table["size"]), configText(path), err)
+	}
+	if f.Bytes == 0 || f.Bytes%4096 != 0 {
+		return f, fmt.Errorf("size = %s of %s: want a multiple of 4K", configValue(table["size"]), configText(path))
+	}
+	f.Path = path
+	return f, nil
+}
+
+// checkShmName accepts the name of a file directly in /dev/shm.
+func checkShmName(name string) error {
+	if name == "" || name == "." || name == ".." || len(name) > 255 || strings.ContainsAny(name, "/\x00") {
+		return fmt.Errorf("%q is no name of a file in %s", configText(name), shmDir)
+	}
+	return nil
+}
+
+// configShm makes the set function of a key of shm.NAME.
+func configShm(set func(*ShmOwner, any) error) func(*Config, []string, any) error {
+	return func(c *Config, path []string, v any) error {
+		name := path[1]
+		if err := checkShmName(name); err != nil {
+			return err
+		}
+		if name == lookingGlassName {
+			return errors.New("has a table of its own: write looking_glass." + path[2])
+		}
+		owner := c.Shm[name]
+		if err := set(&owner, v); err != nil {
+			return err
+		}
+		if c.Shm == nil {
+			c.Shm = map[string]ShmOwner{}
+		}
+		c.Shm[name] = owner
+		return nil
+	}
+}

@@ -1,0 +1,303 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/sysfs"
+)
+
+// A UnitBaseline is how a slice or scope limited its CPUs before the first claim.
+type UnitBaseline struct {
+	// Systemd says that systemd sets the limit; else the cgroup's own file does.
+	Systemd bool `json:"systemd,omitempty"`
+	// Allowed is the limit: AllowedCPUs over D-Bus, else cpuset.cpus; empty for none.
+	Allowed cpuset.Set `json:"allowed"`
+	// Cgroup is cpuset.cpus as it read, nil where the cgroup had no such file.
+	Cgroup *string `json:"cgroup,omitempty"`
+	// NewDropIn is the topmost of the drop-in's path that was not there, "" if all was.
+	NewDropIn string `json:"new_drop_in,omitempty"`
+	// Settled is what the unit was last given, Next what it is being given.
+	Settled cpuset.Set `json:"settled,omitzero"`
+	Next    cpuset.Set `json:"next,omitzero"`
+}
+
+// settleTimeout bounds one unit's settling, the kernel's following included.
+const settleTimeout = 5 * time.Second
+
+// HostCPUs returns the CPUs that the host keeps when the claims leave it those of claimed: `cpus.host` if the
+// configuration says so outright, else those online. CPUs that the kernel isolates are never the host's to use.
+func (h *Host) HostCPUs(claimed cpuset.Set) (cpuset.Set, error) {
+	online, err := h.OnlineCPUs()
+	if err != nil {
+		return cpuset.Set{}, err
+	}
+	if !claimed.Empty() && !h.Config.CPUs.Host.Empty() {
+		return h.Config.CPUs.Host.Intersect(online), nil
+	}
+	isolated, err := h.IsolatedCPUs()
+	if err != nil {
+		return cpuset.Set{}, err
+	}
+	return online.Minus(isolated).Minus(claimed), nil
+}
+
+// SettleCPUs gives the host's slices and scopes the CPUs that the claims leave, or what they had before when no
+// claim is left. Units that cannot be settled are in the error; the others are settled all the same.
+func (h *Host) SettleCPUs(ctx context.Context) error {
+	claimed := h.Ledger.CPUs("")
+	if claimed.Empty() {
+		return h.restoreUnits(ctx)
+	}
+	host, err := h.HostCPUs(claimed)
+	if err != nil {
+		return err
+	}
+	if host.Empty() {
+		return fmt.Errorf("cannot keep the host off CPUs %s: none would be left for it", claimed)
+	}
+	var errs error
+	for _, unit := range h.Config.CPUs.Units {
+		if err := h.narrow(ctx, unit, host); err != nil {
+			errs = errors.Join(errs, fmt.Errorf("cannot keep %s off CPUs %s: %w", unit, claimed, err))
+		}
+	}
+	return errs
+}
+
+// narrow limits a unit to the host's CPUs, within what it was limited to before.
+func (h *Host) narrow(ctx context.Context, unit string, host cpuset.Set) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	b, err := h.unitBaseline(ctx, unit)
+	if err != nil {
+		return err
+	}
+	want := host
+	if within := host.Intersect(b.Allowed); !within.Empty() {
+		want = within
+	}
+	now, err := h.UnitCPUs(ctx, unit, b.Systemd)
+	if err != nil {
+		return err
+	}
+	if !now.Equal(want) {
+		if b.drifted(now) {
+			return fmt.Errorf("its CPUs were set to %q by somebody else", now)
+		}
+		b.Next = want
+		if err := h.SaveLedger(); err != nil {
+			return err
+		}
+		if err := h.setUnitCPUs(ctx, unit, b.Systemd, want); err != nil {
+			return err
+		}
+	}
+	if err := h.waitEffective(ctx, unit, want); err != nil {
+		return err
+	}
+	b.Settled, b.Next = want, cpuset.Set{}
+	return nil
+}
+
+// drifted reports whether a value is none that the unit had before or was given.
+func (b *UnitBaseline) drifted(now cpuset.Set) bool {
+	return !now.Equal(b.Allowed) && !now.Equal(b.Settled) && !now.Equal(b.Next)
+}
+
+// unitBaseline returns the unit's baseline, taken now if the unit is touched for the first time.
+func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, error) {
+	if b := h.Ledger.Units[unit]; b != nil {
+		return b, nil
+	}
+	if err := h.CPUControl(); err != nil {
+		return nil, err
+	}
+	b := &UnitBaseline{Systemd: h.Exists("/run/systemd/system")}
+	if name := h.CgroupCPUs(unit); name != "" {
+		v, err := h.Read(name)
+		if err != nil {
+			return nil, err
+		}
+		b.Cgroup = &v
+	} else if !b.Systemd {
+		return nil, errors.New("there is no systemd, and its cgroup has no cpuset.cpus")
+	}
+	var err error
+	if b.Allowed, err = h.UnitCPUs(ctx, unit, b.Systemd); err != nil {
+		return nil, err
+	}
+	if b.Systemd {
+		for dir := dropIn(unit); !h.Exists(dir); dir = path.Dir(dir) {
+			b.NewDropIn = dir
+		}
+	}
+	if h.Ledger.Units == nil {
+		h.Ledger.Units = map[string]*UnitBaseline{}
+	}
+	h.Ledger.Units[unit] = b
+	return b, h.SaveLedger()
+}
+
+// dropIn is where systemd keeps a property that was set at runtime.
+func dropIn(unit string) string {
+	return "/run/systemd/system.control/" + unit + ".d/50-AllowedCPUs.conf"
+}
+
+// UnitCPUs returns the CPUs that the unit is limited to now, empty for no limit.
+func (h *Host) UnitCPUs(ctx context.Context, unit string, bySystemd bool) (cpuset.Set, error) {
+	if bySystemd {
+		return h.Systemd.AllowedCPUs(ctx, unit)
+	}
+	name := h.CgroupCPUs(unit)
+	v, err := h.Read(name)
+	if err != nil {
+		return cpuset.Set{}, err
+	}
+	return cpuset.ParseList(v)
+}
+
+func (h *Host) setUnitCPUs(ctx context.Context, unit string, bySystemd bool, cpus cpuset.Set) error {
+	if bySystemd {
+		return h.Systemd.SetAllowedCPUs(ctx, unit, cpus)
+	}
+	return h.Write(h.CgroupCPUs(unit), cpus.String())
+}
+
+// waitEffective waits until the kernel keeps the unit within the CPUs: systemd answers before it writes.
+func (h *Host) waitEffective(ctx context.Context, unit string, want cpuset.Set) error {
+	var now cpuset.Set
+	err := poll(ctx, func() (bool, error) {
+		var ok bool
+		var err error
+		now, ok, err = h.EffectiveCPUs(unit)
+		return err != nil || ok && now.Minus(want).Empty(), err
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("it was given CPUs %s but its cpuset.cpus.effective is %q; something else sets it", want, now)
+	}
+	return err
+}
+
+// restoreUnits puts every unit back to its baseline and forgets those that are.
+func (h *Host) restoreUnits(ctx context.Context) error {
+	if len(h.Ledger.Units) == 0 {
+		return nil
+	}
+	all, err := h.HostCPUs(cpuset.Set{})
+	if err != nil {
+		return err
+	}
+	var errs error
+	for _, unit := range sortedKeys(h.Ledger.Units) {
+		err := h.restoreUnit(ctx, unit, h.Ledger.Units[unit], all)
+		if err != nil && !errors.Is(err, ErrDrifted) {
+			errs = errors.Join(errs, fmt.Errorf("cannot give %s its CPUs back: %w", unit, err))
+			continue
+		}
+		if err != nil {
+			h.Logf(Warning, "%s: %v", unit, err)
+		}
+		delete(h.Ledger.Units, unit)
+	}
+	return errors.Join(errs, h.SaveLedger())
+}
+
+// restoreUnit gives the unit all CPUs explicitly before the limit is lifted: some versions of systemd lift it on
+// paper only (systemd issue 43846). The file of the drop-in then says what was there before, and goes if it was not.
+func (h *Host) restoreUnit(ctx context.Context, unit string, b *UnitBaseline, all cpuset.Set) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	now, err := h.UnitCPUs(ctx, unit, b.Systemd)
+	if err != nil {
+		return err
+	}
+	if b.drifted(now) && !now.Equal(all) {
+		return fmt.Errorf("%w: its CPUs are %q", ErrDrifted, now)
+	}
+	if !now.Equal(b.Allowed) {
+		if b.Allowed.Empty() {
+			if err := h.setUnitCPUs(ctx, unit, b.Systemd, all); err != nil {
+				return err
+			}
+		}
+		if err := h.setUnitCPUs(ctx, unit, b.Systemd, b.Allowed); err != nil {
+			return err
+		}
+	}
+	if b.Systemd {
+		if err := h.removeDropIn(unit, b.NewDropIn); err != nil {
+			return err
+		}
+	}
+	return h.repairCgroup(ctx, unit, b, all)
+}
+
+// repairCgroup reads back what the unit's tasks can really run on, and mends the cgroup itself where lifting the
+// limit did not reach it.
+func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, all cpuset.Set) error {
+	want := all
+	if !b.Allowed.Empty() {
+		want = all.Intersect(b.Allowed)
+	}
+	name := h.CgroupCPUs(unit)
+	if name != "" && b.Cgroup != nil {
+		now, err := h.Read(name)
+		if err != nil {
+			return err
+		}
+		if now != *b.Cgroup {
+			if err := h.Write(name, *b.Cgroup); err != nil {
+				return err
+			}
+		}
+	}
+	var now cpuset.Set
+	err := poll(ctx, func() (bool, error) {
+		var ok bool
+		var err error
+		now, ok, err = h.EffectiveCPUs(unit)
+		return !ok || want.Minus(now).Empty(), err
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("its cpuset.cpus.effective is %q instead of %s; mend it by: systemctl set-property --runtime %s AllowedCPUs=%s",
+			now, want, unit, strings.ReplaceAll(want.String(), ",", " "))
+	}
+	return err
+}
+
+// removeDropIn removes the drop-in from the topmost part that was not there before, if nothing else has moved in.
+func (h *Host) removeDropIn(unit, topmost string) error {
+	if topmost == "" {
+		return nil
+	}
+	for p := dropIn(unit); ; p = path.Dir(p) {
+		err := h.Remove(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if p != dropIn(unit) && h.Exists(p) {
+				// Somebody else's drop-in shares the directory.
+				return nil
+			}
+			return &sysfs.Error{Op: "remove", Path: p, Err: err}
+		}
+		if p == topmost {
+			return nil
+		}
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

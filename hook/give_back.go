@@ -1,0 +1,35 @@
+package hook
+
+import (
+	"context"
+	"errors"
+)
+
+// Settle brings everything shared to where the claims want it. All of it is tried, whatever fails.
+func (h *Host) Settle(ctx context.Context) error {
+	return errors.Join(h.SettleCPUs(ctx), h.SettleHugepages())
+}
+
+// GiveBack undoes the guest's changes, drops its claim and settles what was shared, in the reverse order of
+// preparation. Every part is tried, whatever fails. What could not be undone stays on record and stays the guest's,
+// for the next release or recover.
+func (h *Host) GiveBack(ctx context.Context, uuid string) error {
+	_, err := h.UndoAll(ctx, uuid, nil)
+	guest := h.Ledger.Guests[uuid]
+	h.Ledger.Release(uuid)
+	if rest, rerr := h.Recorded(uuid); len(rest) > 0 || rerr != nil {
+		kept := &Guest{}
+		if guest != nil {
+			*kept = *guest
+		}
+		kept.Claim = Claim{}
+		for _, c := range rest {
+			if c.Kind() == pciDriverKind {
+				kept.Claim.PCI = append(kept.Claim.PCI, c.Subject())
+			}
+		}
+		h.Ledger.Guests[uuid] = kept
+		err = errors.Join(err, rerr)
+	}
+	return errors.Join(err, h.SaveLedger(), h.Settle(ctx))
+}

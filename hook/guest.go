@@ -1,0 +1,144 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"qemu-hook/sysfs"
+)
+
+// A Process is a process and the time it started, in clock ticks since boot: process ids are used again.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"`
+}
+
+// procStat is what this package needs of /proc/PID/stat (Documentation/filesystems/proc.rst, table 1-4).
+type procStat struct {
+	comm   string
+	parent int
+	start  uint64
+}
+
+func readProcStat(h sysfs.FS, pid int) (procStat, error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/stat"
+	v, err := h.Read(name)
+	if err != nil {
+		return procStat{}, err
+	}
+	// The name stands in brackets and may hold anything, brackets too.
+	open, end := strings.IndexByte(v, '('), strings.LastIndexByte(v, ')')
+	if open < 0 || end < open {
+		return procStat{}, &sysfs.Error{Op: "read", Path: name, Err: errors.New("it has no process name")}
+	}
+	f := strings.Fields(v[end+1:])
+	const state, ppid, starttime = 3, 4, 22 // numbered as in the kernel's table
+	if len(f) <= starttime-state {
+		return procStat{}, &sysfs.Error{Op: "read", Path: name, Err: errors.New("it is too short")}
+	}
+	parent, err1 := strconv.Atoi(f[ppid-state])
+	start, err2 := strconv.ParseUint(f[starttime-state], 10, 64)
+	return procStat{v[open+1 : end], parent, start}, errors.Join(err1, err2)
+}
+
+// Alive reports whether the process still runs.
+func (p *Process) Alive(h sysfs.FS) bool {
+	st, err := readProcStat(h, p.PID)
+	return err == nil && st.start == p.Start
+}
+
+// LibvirtAncestor returns the nearest ancestor of a process that is a libvirt daemon; nil if there is none, which
+// means that a person runs the hook.
+func LibvirtAncestor(h sysfs.FS, pid int) *Process {
+	const deepest = 64
+	for range deepest {
+		st, err := readProcStat(h, pid)
+		if err != nil {
+			return nil
+		}
+		if st.comm == "libvirtd" || st.comm == "virtqemud" {
+			return &Process{pid, st.start}
+		}
+		if pid = st.parent; pid <= 1 {
+			return nil
+		}
+	}
+	return nil
+}
+
+// QEMURuns reports whether QEMU runs for the guest: libvirt's pid file names a process whose command line has the
+// guest's UUID. A pid file that cannot be understood counts as running: undecided must not cost a guest its device.
+func (h *Host) QEMURuns(uuid, name string) (bool, error) {
+	file := "/run/libvirt/qemu/" + name + ".pid"
+	if strings.Contains(name, "/") {
+		return false, nil
+	}
+	v, err := h.Read(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return true, err
+	}
+	pid, err := strconv.Atoi(v)
+	if err != nil {
+		return true, fmt.Errorf("cannot tell whether %s runs: %s holds %q instead of a process id", name, file, v)
+	}
+	cmdline, err := h.ReadFile("/proc/" + v + "/cmdline")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return true, &sysfs.Error{Op: "read", Path: fmt.Sprintf("/proc/%d/cmdline", pid), Err: err}
+	}
+	return strings.Contains(string(cmdline), uuid), nil
+}
+
+// StillRuns reports whether the guest runs or is being started: QEMU runs, or the daemon that called the hook lives
+// and so owes it a release.
+func (h *Host) StillRuns(uuid string, g *Guest) (bool, error) {
+	if g.Owner != nil && g.Owner.Alive(h.FS) {
+		return true, nil
+	}
+	return h.QEMURuns(uuid, g.Name)
+}
+
+// MarkStarted notes that QEMU has its memory: the guest's pages count as in use from now on.
+func (h *Host) MarkStarted(uuid, name string) error {
+	if uuid == "" {
+		uuid, _ = h.Ledger.Find("", name)
+	}
+	g := h.Ledger.Guests[uuid]
+	if g == nil || g.Started {
+		return nil
+	}
+	g.Started = true
+	return h.SaveLedger()
+}
+
+// Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,
+// and settles what is shared again. What drifted is in the error.
+func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
+	if uuid == "" {
+		uuid, _ = h.Ledger.Find("", name)
+	}
+	g := h.Ledger.Guests[uuid]
+	if g == nil {
+		return nil
+	}
+	// The daemon that owes the release is this one now.
+	if owner := LibvirtAncestor(h.FS, os.Getppid()); owner != nil {
+		g.Owner = owner
+	}
+	g.Started = true
+	errs := h.SaveLedger()
+	changes, err := h.Recorded(uuid)
+	errs = errors.Join(errs, err)
+	for _, c := range changes {
+		errs = errors.Join(errs, c.Verify(h))
+	}
+	return errors.Join(errs, h.Settle(ctx))
+}

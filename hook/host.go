@@ -1,0 +1,85 @@
+// Package hook is the vocabulary that preparing and giving back share: the host, the claims that guests have on what
+// they share and the ledger they stand in, and the changes made to what one guest owns.
+package hook
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"qemu-hook/domain"
+	"qemu-hook/journal"
+	"qemu-hook/sysfs"
+	"qemu-hook/systemd"
+)
+
+// A Host is everything a step may look at and a change may touch.
+type Host struct {
+	sysfs.FS
+	Systemd systemd.Manager
+	Slow    SlowWriter
+	State   *journal.Dir
+	Config  *Config
+	// Ledger is the state when the lock was taken; a Host without the lock has a copy to look at.
+	Ledger *Ledger
+	// Now is the clock.
+	Now func() time.Time
+	// Log takes what is worth keeping: warnings, and what was done.
+	Log func(Severity, string)
+
+	// amend replaces the record of the change that is being made.
+	amend func(Change) error
+}
+
+// Severity ranks a log message as syslog does.
+type Severity int
+
+// The severities in use, with syslog's numbers.
+const (
+	Err     Severity = 3
+	Warning Severity = 4
+	Info    Severity = 6
+)
+
+// Logf logs a formatted message.
+func (h *Host) Logf(s Severity, format string, args ...any) {
+	if h.Log != nil {
+		h.Log(s, fmt.Sprintf(format, args...))
+	}
+}
+
+// A Step plans one kind of preparation for a guest. Plan looks and never writes.
+type Step interface {
+	// Name is the step's name in the configuration: "hugepages", "cpus", "pci", "shm".
+	Name() string
+	Plan(ctx context.Context, h *Host, n *domain.Needs) (Proposal, error)
+}
+
+// A Proposal is what a step would have done for a guest.
+type Proposal struct {
+	// Claim holds the step's part of the guest's claim; the others are empty.
+	Claim Claim
+	// Changes are made in this order.
+	Changes []Change
+	// Lines say in words what will be done, one line each; changes speak for themselves.
+	Lines []string
+	// Warnings do not keep the guest from starting.
+	Warnings []string
+	// Refusals do: each says what, why, and what to do.
+	Refusals []string
+}
+
+// Refuse adds a refusal.
+func (p *Proposal) Refuse(format string, args ...any) {
+	p.Refusals = append(p.Refusals, fmt.Sprintf(format, args...))
+}
+
+// Warn adds a warning.
+func (p *Proposal) Warn(format string, args ...any) {
+	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Line adds a line of the plan.
+func (p *Proposal) Line(format string, args ...any) {
+	p.Lines = append(p.Lines, fmt.Sprintf(format, args...))
+}

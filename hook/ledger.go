@@ -1,0 +1,144 @@
+package hook
+
+import (
+	"fmt"
+	"time"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/sysfs"
+)
+
+// LedgerDocument is the ledger's name in the state directory.
+const LedgerDocument = "ledger.json"
+
+// A Ledger is what all guests together have taken of what they share, and the host's own values from before the
+// first claim. The host's value at any time follows from these two alone.
+type Ledger struct {
+	Guests map[string]*Guest `json:"guests,omitempty"` // by UUID
+	// Units is the baseline of the host's slices and scopes, by unit name; empty when no guest claims CPUs.
+	Units map[string]*UnitBaseline `json:"units,omitempty"`
+	// Pools is what is under way, and what is still owed, in the huge page pools.
+	Pools map[string]*PoolDebt `json:"pools,omitempty"` // by poolKey
+	// Wedged says which functions are stuck in a write that never returned, and in which.
+	Wedged map[string]string `json:"wedged,omitempty"` // by PCI address
+}
+
+// A Guest is a prepared guest.
+type Guest struct {
+	Name  string    `json:"name"`
+	Since time.Time `json:"since"`
+	// Owner is the libvirt daemon that called the hook and owes it a release; nil for a preparation by hand.
+	Owner *Process `json:"owner,omitempty"`
+	// Started is set once QEMU has its memory: its pages count as in use, no longer as promised.
+	Started bool  `json:"started,omitempty"`
+	Claim   Claim `json:"claim"`
+}
+
+// A Claim is what one guest takes of what guests share.
+type Claim struct {
+	// PCI are the functions that are this guest's: a function is shared in so far as only one can have it.
+	PCI []string `json:"pci,omitempty"`
+	// CPUs are kept free of the host.
+	CPUs cpuset.Set `json:"cpus,omitzero"`
+	// Pages are promised to the guest's memory.
+	Pages []PageClaim `json:"pages,omitempty"`
+}
+
+// Empty reports whether nothing is claimed.
+func (c *Claim) Empty() bool { return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 }
+
+// A PageClaim is a number of pages of one pool.
+type PageClaim struct {
+	KiB   uint64 `json:"kib"`
+	Node  int    `json:"node"`
+	Count uint64 `json:"count"`
+	// Added is how many the pool has grown by for this claim; the others were free in it.
+	Added uint64 `json:"added"`
+	// Elsewhere says that the guest does not mind the node: what this node lacks may come from others.
+	Elsewhere bool `json:"elsewhere,omitempty"`
+}
+
+// Pool returns the pool that the claim is on.
+func (p PageClaim) Pool() sysfs.Pool { return sysfs.Pool{KiB: p.KiB, Node: p.Node} }
+
+// Empty reports whether the ledger says nothing, so that it need not be kept.
+func (l *Ledger) Empty() bool {
+	return len(l.Guests) == 0 && len(l.Units) == 0 && len(l.Pools) == 0 && len(l.Wedged) == 0
+}
+
+// Find returns the guest with the UUID; with none given, the one guest of that name.
+func (l *Ledger) Find(uuid, name string) (string, *Guest) {
+	if uuid != "" {
+		return uuid, l.Guests[uuid]
+	}
+	for uuid, g := range l.Guests {
+		if g.Name == name {
+			return uuid, g
+		}
+	}
+	return "", nil
+}
+
+// PCIOwner returns the guest, other than the one named, whose function it is; nil if nobody's.
+func (l *Ledger) PCIOwner(address, uuid string) *Guest {
+	for id, g := range l.Guests {
+		if id == uuid {
+			continue
+		}
+		for _, a := range g.Claim.PCI {
+			if a == address {
+				return g
+			}
+		}
+	}
+	return nil
+}
+
+// CPUs returns the union of all guests' claims on CPUs, but for the guest named.
+func (l *Ledger) CPUs(except string) cpuset.Set {
+	var s cpuset.Set
+	for id, g := range l.Guests {
+		if id != except {
+			s = s.Union(g.Claim.CPUs)
+		}
+	}
+	return s
+}
+
+// LoadLedger reads the ledger into the host.
+func (h *Host) LoadLedger() error {
+	h.Ledger = new(Ledger)
+	if _, err := h.State.ReadDocument(LedgerDocument, h.Ledger); err != nil {
+		return err
+	}
+	if h.Ledger.Guests == nil {
+		h.Ledger.Guests = map[string]*Guest{}
+	}
+	return nil
+}
+
+// SaveLedger writes the ledger, or removes it when it says nothing.
+func (h *Host) SaveLedger() error {
+	var doc any
+	if !h.Ledger.Empty() {
+		doc = h.Ledger
+	}
+	if err := h.State.WriteDocument(LedgerDocument, doc); err != nil {
+		return fmt.Errorf("cannot keep the ledger: %w", err)
+	}
+	return nil
+}
+
+// Release drops the guest's claim: what it had the pools grown by is owed back to the host from now on.
+func (l *Ledger) Release(uuid string) {
+	g := l.Guests[uuid]
+	if g == nil {
+		return
+	}
+	for _, p := range g.Claim.Pages {
+		if p.Added > 0 {
+			l.debt(p.Pool()).Owed += p.Added
+		}
+	}
+	delete(l.Guests, uuid)
+}

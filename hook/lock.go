@@ -1,0 +1,30 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
+
+// lockTimeout bounds the wait for another hook to finish: longer than its own deadlines, shorter than a person's
+// patience.
+const lockTimeout = 3 * time.Minute
+
+// Locked runs f with the exclusive right to act on the host, with the ledger as it stands and with what an
+// interrupted process left in the pools settled. holder tells others who they wait for.
+func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.File) SlowWriter, f func() error) (err error) {
+	wait, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	lock, err := h.State.Lock(wait, holder)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	if err := h.LoadLedger(); err != nil {
+		return err
+	}
+	h.Slow = newSlow(lock.File())
+	defer h.Slow.Close()
+	return f()
+}

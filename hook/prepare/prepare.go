@@ -1,0 +1,195 @@
+// Package prepare plans what a guest needs of its host and brings the host there. There is one file for each step.
+package prepare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"qemu-hook/domain"
+	"qemu-hook/hook"
+)
+
+// Steps returns the steps in the order in which they act. Memory comes first: it is what most likely falls short.
+func Steps() []hook.Step {
+	return []hook.Step{hugepagesStep{}, cpusStep{}, pciStep{}, shmStep{}}
+}
+
+// A Plan is what preparing a guest would do.
+type Plan struct {
+	Guest    domain.Guest
+	Steps    []StepPlan
+	Claim    hook.Claim
+	Changes  []hook.Change
+	Warnings []string
+	Refusals []string
+}
+
+// A StepPlan is one step's part of a plan.
+type StepPlan struct {
+	Name  string
+	Lines []string
+}
+
+// NewPlan asks every step that is switched on. It writes nothing and collects all refusals. An error means that the
+// host could not be read.
+func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) {
+	p := &Plan{Guest: n.Guest}
+	if n.Guest.UUID == "" {
+		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
+	}
+	recorded, err := h.Recorded(n.Guest.UUID)
+	if err != nil && n.Guest.UUID != "" {
+		return nil, err
+	}
+	for _, s := range Steps() {
+		if !h.Config.StepEnabled(s.Name()) {
+			continue
+		}
+		proposal, err := s.Plan(ctx, h, n)
+		if err != nil {
+			return nil, fmt.Errorf("cannot plan %s: %w", s.Name(), err)
+		}
+		p.add(s.Name(), proposal, recorded, slices.Contains(h.Config.Required, s.Name()))
+	}
+	return p, nil
+}
+
+// add takes a step's proposal into the plan. A change that an earlier prepare made already is shown as the record
+// has it.
+func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, required bool) {
+	step := StepPlan{Name: name, Lines: proposal.Lines}
+	for _, c := range proposal.Changes {
+		line := c.String()
+		if i := slices.IndexFunc(recorded, func(r hook.Change) bool { return hook.SameChange(r, c) }); i >= 0 {
+			line = recorded[i].String() + " (done before)"
+		}
+		step.Lines = append(step.Lines, line)
+	}
+	p.Steps = append(p.Steps, step)
+	p.Claim.PCI = append(p.Claim.PCI, proposal.Claim.PCI...)
+	p.Claim.CPUs = p.Claim.CPUs.Union(proposal.Claim.CPUs)
+	p.Claim.Pages = append(p.Claim.Pages, proposal.Claim.Pages...)
+	p.Changes = append(p.Changes, proposal.Changes...)
+	p.Refusals = append(p.Refusals, proposal.Refusals...)
+	if required {
+		p.Refusals = append(p.Refusals, proposal.Warnings...)
+	} else {
+		p.Warnings = append(p.Warnings, proposal.Warnings...)
+	}
+}
+
+// Run prepares the host for the guest, whole or not at all; it is called with the lock held. owner is the libvirt
+// daemon behind the call, nil for a person. Warnings are what did not keep the guest from starting; a guest that may
+// not start gets a *[hook.Refusal].
+func Run(ctx context.Context, h *hook.Host, n *domain.Needs, owner *hook.Process) (warnings []string, err error) {
+	uuid := n.Guest.UUID
+	if err := clearOldRun(ctx, h, n.Guest, owner); err != nil {
+		return nil, err
+	}
+	plan, err := planAfresh(ctx, h, n)
+	if err == nil && len(plan.Refusals) > 0 {
+		err = &hook.Refusal{Guest: n.Guest.Name, Reasons: plan.Refusals}
+	}
+	if err == nil {
+		warnings = plan.Warnings
+		var more []string
+		more, err = take(ctx, h, plan, owner)
+		warnings = append(warnings, more...)
+	}
+	if err == nil {
+		return warnings, h.Remember(uuid, n.Guest.Name, nil)
+	}
+	reasons := []string{err.Error()}
+	var refusal *hook.Refusal
+	if errors.As(err, &refusal) {
+		reasons = refusal.Reasons
+	}
+	if uuid != "" {
+		// The caller's time may be up; giving back has its own.
+		back := context.WithoutCancel(ctx)
+		if berr := h.GiveBack(back, uuid); berr != nil {
+			reasons = append(reasons, "and the host could not be brought back wholly: "+berr.Error())
+		}
+		if rerr := h.Remember(uuid, n.Guest.Name, reasons); rerr != nil {
+			h.Logf(hook.Warning, "%v", rerr)
+		}
+	}
+	return warnings, &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}
+}
+
+// clearOldRun gives back what a run of the guest left that ended without a release, as when the daemon died. A guest
+// that was prepared and never started keeps what it has: this prepare completes it.
+func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest, owner *hook.Process) error {
+	g := h.Ledger.Guests[guest.UUID]
+	if g == nil || guest.UUID == "" {
+		return nil
+	}
+	runs, err := h.QEMURuns(guest.UUID, guest.Name)
+	if err != nil {
+		return err
+	}
+	if runs {
+		return &hook.Refusal{Guest: guest.Name, Reasons: []string{guest.Name + " is running; what it has was left alone"}}
+	}
+	if !g.Started {
+		return nil
+	}
+	h.Logf(hook.Warning, "%s ended without a release; giving back what it had", guest.Name)
+	return h.GiveBack(ctx, guest.UUID)
+}
+
+// planAfresh plans, and plans again after giving back what an earlier prepare made and this XML does not ask for.
+func planAfresh(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) {
+	plan, err := NewPlan(ctx, h, n)
+	if err != nil || len(plan.Refusals) > 0 {
+		return plan, err
+	}
+	kept := true
+	_, err = h.UndoAll(ctx, n.Guest.UUID, func(c hook.Change) bool {
+		keep := slices.ContainsFunc(plan.Changes, func(p hook.Change) bool { return hook.SameChange(p, c) })
+		kept = kept && keep
+		return keep
+	})
+	if err != nil || kept {
+		return plan, err
+	}
+	return NewPlan(ctx, h, n)
+}
+
+// take claims, settles and makes the changes, in the order of the steps.
+func take(ctx context.Context, h *hook.Host, plan *Plan, owner *hook.Process) (warnings []string, err error) {
+	uuid := plan.Guest.UUID
+	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Owner: owner, Claim: plan.Claim}
+	if old := h.Ledger.Guests[uuid]; old != nil {
+		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
+	}
+	h.Ledger.Guests[uuid] = guest
+	if err := h.SaveLedger(); err != nil {
+		return nil, err
+	}
+	if err := h.SettleHugepages(); err != nil {
+		return nil, err
+	}
+	if err := h.GrowPools(ctx, uuid); err != nil {
+		return nil, err
+	}
+	if err := h.SettleCPUs(ctx); err != nil {
+		// The guest runs without it, only less smoothly.
+		if slices.Contains(h.Config.Required, cpusStep{}.Name()) {
+			return nil, err
+		}
+		warnings = append(warnings, err.Error())
+	}
+	for _, c := range plan.Changes {
+		done, err := h.Complete(ctx, uuid, c)
+		if err == nil && !done {
+			err = h.Make(ctx, uuid, c)
+		}
+		if err != nil {
+			return warnings, err
+		}
+	}
+	return warnings, h.SaveLedger()
+}

@@ -1,0 +1,84 @@
+// Package release gives back what guests had of the host, by what is recorded and not by the domain XML.
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"qemu-hook/hook"
+)
+
+// Run gives back all that the guest has; it is called with the lock held. A guest that has nothing is a quiet
+// success: libvirt's release follows a failed prepare, too. Every part is tried, whatever fails.
+func Run(ctx context.Context, h *hook.Host, uuid, name string) error {
+	uuid, err := find(h, uuid, name)
+	if err != nil {
+		return err
+	}
+	if uuid == "" {
+		return h.Settle(ctx)
+	}
+	return h.GiveBack(ctx, uuid)
+}
+
+// find returns the UUID of a guest on record: the one given, else by the name.
+func find(h *hook.Host, uuid, name string) (string, error) {
+	if uuid != "" {
+		return uuid, nil
+	}
+	uuid, _ = h.Ledger.Find("", name)
+	return uuid, nil
+}
+
+// A Recovery says what became of one guest on record.
+type Recovery struct {
+	UUID, Name string
+	// Kept says why the guest kept what it has; "" when it was given back.
+	Kept string
+	Err  error
+}
+
+// Recover gives back what guests have that run no longer: all of them, or the one named. A guest that was prepared by
+// hand keeps what it has unless it is named: it may be about to start.
+func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error) {
+	uuids, err := h.State.Guests()
+	if err != nil {
+		return nil, err
+	}
+	for uuid := range h.Ledger.Guests {
+		if !slices.Contains(uuids, uuid) {
+			uuids = append(uuids, uuid)
+		}
+	}
+	slices.Sort(uuids)
+	var all []Recovery
+	for _, uuid := range uuids {
+		g := h.Ledger.Guests[uuid]
+		if g == nil {
+			// An undo log without a claim: the state was tampered with, or the claim lost.
+			g = &hook.Guest{Name: uuid}
+		}
+		if name != "" && g.Name != name && uuid != name {
+			continue
+		}
+		r := Recovery{UUID: uuid, Name: g.Name}
+		runs, err := h.StillRuns(uuid, g)
+		switch {
+		case err != nil:
+			r.Kept, r.Err = "it cannot be told whether it runs", err
+		case runs:
+			r.Kept = "it runs"
+		case name == "" && g.Owner == nil && !g.Started:
+			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %q gives it back", g.Name)
+		default:
+			r.Err = h.GiveBack(ctx, uuid)
+		}
+		all = append(all, r)
+	}
+	if name != "" && len(all) == 0 {
+		return nil, errors.Join(fmt.Errorf("no guest %q is on record; see qemu-hook status", name), h.Settle(ctx))
+	}
+	return all, h.Settle(ctx)
+}

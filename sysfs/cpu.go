@@ -1,0 +1,82 @@
+package sysfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+
+	"qemu-hook/cpuset"
+)
+
+// cpuDir is the host's CPUs (Documentation/ABI/testing/sysfs-devices-system-cpu).
+const cpuDir = "/sys/devices/system/cpu"
+
+// OnlineCPUs returns the CPUs that run, /sys/devices/system/cpu/online.
+func (h FS) OnlineCPUs() (cpuset.Set, error) { return h.readList(cpuDir + "/online") }
+
+// IsolatedCPUs returns the CPUs that the kernel command line keeps from the scheduler (isolcpus),
+// /sys/devices/system/cpu/isolated.
+func (h FS) IsolatedCPUs() (cpuset.Set, error) {
+	s, err := h.readList(cpuDir + "/isolated")
+	if errors.Is(err, fs.ErrNotExist) {
+		return cpuset.Set{}, nil
+	}
+	return s, err
+}
+
+// CoreCPUs returns the CPUs that share a core with the given one, itself included,
+// cpuN/topology/thread_siblings_list.
+func (h FS) CoreCPUs(cpu int) (cpuset.Set, error) {
+	return h.readList(cpuDir + "/cpu" + strconv.Itoa(cpu) + "/topology/thread_siblings_list")
+}
+
+func (h FS) readList(name string) (cpuset.Set, error) {
+	v, err := h.Read(name)
+	if err != nil {
+		return cpuset.Set{}, err
+	}
+	s, err := cpuset.ParseList(v)
+	if err != nil {
+		return cpuset.Set{}, &Error{Op: "read", Path: name, Err: err}
+	}
+	return s, nil
+}
+
+// cgroupDir is the unified hierarchy (Documentation/admin-guide/cgroup-v2.rst).
+const cgroupDir = "/sys/fs/cgroup"
+
+// CPUControl reports whether the host can limit groups of processes to CPUs at all: the unified hierarchy with the
+// cpuset controller.
+func (h FS) CPUControl() error {
+	v, err := h.Read(cgroupDir + "/cgroup.controllers")
+	if err != nil {
+		return fmt.Errorf("the host has no unified cgroup hierarchy (cgroup v2): %w", err)
+	}
+	if !slices.Contains(strings.Fields(v), "cpuset") {
+		return fmt.Errorf("the cpuset controller is missing in %s/cgroup.controllers", cgroupDir)
+	}
+	return nil
+}
+
+// CgroupCPUs returns the file that limits a top-level cgroup's CPUs, cpuset.cpus; "" if the host has no such file:
+// cgroup v1, the cpuset controller not enabled, or no such group.
+func (h FS) CgroupCPUs(group string) string {
+	name := cgroupDir + "/" + group + "/cpuset.cpus"
+	if !h.Exists(cgroupDir+"/cgroup.controllers") || !h.Exists(name) {
+		return ""
+	}
+	return name
+}
+
+// EffectiveCPUs returns the CPUs that a top-level cgroup's tasks can run on, cpuset.cpus.effective; ok is false when
+// the controller is not enabled there, so that nothing limits them.
+func (h FS) EffectiveCPUs(group string) (s cpuset.Set, ok bool, err error) {
+	s, err = h.readList(cgroupDir + "/" + group + "/cpuset.cpus.effective")
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, false, nil
+	}
+	return s, err == nil, err
+}

@@ -1,0 +1,97 @@
+package sysfs
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"strings"
+)
+
+// moduleName returns a module's name as /sys/module spells it.
+func moduleName(name string) string { return strings.ReplaceAll(name, "-", "_") }
+
+// KernelRelease returns the running kernel's release, /proc/sys/kernel/osrelease.
+func (h FS) KernelRelease() (string, error) { return h.Read("/proc/sys/kernel/osrelease") }
+
+// ModulesDir returns the directory with the running kernel's modules, "" if there is none: the kernel has been
+// upgraded since the boot, or has no modules at all.
+func (h FS) ModulesDir() (string, error) {
+	release, err := h.KernelRelease()
+	if err != nil {
+		return "", err
+	}
+	// NixOS keeps the booted kernel's modules apart from those of the system that was last switched to.
+	for _, base := range []string{"/run/booted-system/kernel-modules/lib/modules", "/lib/modules"} {
+		if dir := path.Join(base, release); h.Exists(dir) {
+			return dir, nil
+		}
+	}
+	return "", nil
+}
+
+// ModuleLoaded reports whether the module is there, loaded or built in with parameters: /sys/module/NAME.
+func (h FS) ModuleLoaded(name string) bool { return h.Exists("/sys/module/" + moduleName(name)) }
+
+// ModulePCIDriver returns the PCI driver that a loaded module registered, "" if none.
+func (h FS) ModulePCIDriver(module string) (string, error) {
+	dir := "/sys/module/" + moduleName(module) + "/drivers"
+	if !h.Exists(dir) {
+		return "", nil
+	}
+	names, err := h.List(dir)
+	if err != nil {
+		return "", err
+	}
+	for _, n := range names {
+		if driver, ok := strings.CutPrefix(n, "pci:"); ok {
+			return driver, nil
+		}
+	}
+	return "", nil
+}
+
+// ModuleAvailable reports whether the running kernel can load the module, and says why not.
+func (h FS) ModuleAvailable(name string) error {
+	release, err := h.KernelRelease()
+	if err != nil {
+		return err
+	}
+	dir, err := h.ModulesDir()
+	if err != nil {
+		return err
+	}
+	if dir == "" {
+		return fmt.Errorf("module %s is missing: there are no modules for the running kernel %s; "+
+			"the kernel was upgraded, reboot first", name, release)
+	}
+	// modules.dep has one line for each module: its path, a colon, what it depends on.
+	dep, err := h.ReadFile(dir + "/modules.dep")
+	if err != nil {
+		return &Error{Op: "read", Path: dir + "/modules.dep", Err: err}
+	}
+	for line := range strings.Lines(string(dep)) {
+		file, _, _ := strings.Cut(line, ":")
+		base, _, _ := strings.Cut(path.Base(file), ".ko")
+		if moduleName(base) == moduleName(name) {
+			return nil
+		}
+	}
+	return fmt.Errorf("module %s is not among those of the running kernel in %s; install it, "+
+		"or reboot if the kernel was upgraded", name, dir)
+}
+
+// LoadModule loads a module with its dependencies, by the program the kernel itself would use
+// (/proc/sys/kernel/modprobe, Documentation/admin-guide/sysctl/kernel.rst).
+func (h FS) LoadModule(ctx context.Context, name string) error {
+	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
+	if err != nil {
+		return err
+	}
+	if modprobe == "" {
+		return fmt.Errorf("cannot load module %s: /proc/sys/kernel/modprobe is empty; load it yourself", name)
+	}
+	if err := h.Run(ctx, modprobe, "--", name); err != nil {
+		return fmt.Errorf("cannot load module %s by %s: %w", name, modprobe, err)
+	}
+	return nil
+}

@@ -1,0 +1,146 @@
+package sysfs
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// PCIBus is the PCI bus in sysfs (Documentation/ABI/testing/sysfs-bus-pci).
+const PCIBus = "/sys/bus/pci"
+
+// PCIDevice returns the directory of a PCI function, /sys/bus/pci/devices/ADDRESS.
+func PCIDevice(address string) string { return PCIBus + "/devices/" + address }
+
+// PCIDriverAttr returns a file of a PCI driver, /sys/bus/pci/drivers/DRIVER/ATTR.
+func PCIDriverAttr(driver, attr string) string { return path.Join(PCIBus, "drivers", driver, attr) }
+
+// PCIDriver returns the name of the driver the function is bound to, "" if none.
+func (h FS) PCIDriver(address string) (string, error) {
+	return h.LinkBase(PCIDevice(address) + "/driver")
+}
+
+// PCIOverride returns the function's driver_override, "" if none.
+func (h FS) PCIOverride(address string) (string, error) {
+	return h.Read(PCIDevice(address) + "/driver_override")
+}
+
+// SetPCIOverride sets the function's driver_override; "" removes it.
+func (h FS) SetPCIOverride(address, driver string) error {
+	return h.Write(PCIDevice(address)+"/driver_override", driver)
+}
+
+// PCIGroup returns the number of the function's IOMMU group, "" if it has none (IOMMU off).
+func (h FS) PCIGroup(address string) (string, error) {
+	return h.LinkBase(PCIDevice(address) + "/iommu_group")
+}
+
+// IOMMUGroup returns the addresses of the functions in an IOMMU group
+// (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+func (h FS) IOMMUGroup(group string) ([]string, error) {
+	return h.List("/sys/kernel/iommu_groups/" + group + "/devices")
+}
+
+// PCIBridge reports whether the function is a bridge: base class 06.
+func (h FS) PCIBridge(address string) (bool, error) {
+	class, err := h.Read(PCIDevice(address) + "/class")
+	return strings.HasPrefix(class, "0x06"), err
+}
+
+// PCIID returns vendor and device of the function, "10de:2782", by which it is known again: addresses can move.
+func (h FS) PCIID(address string) (string, error) {
+	vendor, err := h.Read(PCIDevice(address) + "/vendor")
+	if err != nil {
+		return "", err
+	}
+	device, err := h.Read(PCIDevice(address) + "/device")
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimPrefix(vendor, "0x") + ":" + strings.TrimPrefix(device, "0x"), nil
+}
+
+// IsVFIO reports whether the driver the function is bound to is a vfio driver: vfio-pci, or one that registered a
+// vfio device for it.
+func (h FS) IsVFIO(address string) (bool, error) {
+	driver, err := h.PCIDriver(address)
+	if err != nil || driver == "" {
+		return false, err
+	}
+	return driver == "vfio-pci" || h.Exists(PCIDevice(address)+"/vfio-dev"), nil
+}
+
+// A VFIODriver is the driver a function is given to a guest with, and the module that brings it; Module is "" when
+// the driver is built in or registered already.
+type VFIODriver struct{ Name, Module string }
+
+// VFIODriver returns the vfio driver that libvirt would choose for the function: want (<driver model>) if given, else
+// the most exact "vfio_pci:" alias of the running kernel, else vfio-pci.
+func (h FS) VFIODriver(address, want string) (VFIODriver, error) {
+	module := want
+	if module == "" {
+		var err error
+		if module, err = h.vfioModule(address); err != nil {
+			return VFIODriver{}, err
+		}
+	}
+	if driver, err := h.ModulePCIDriver(module); err != nil {
+		return VFIODriver{}, err
+	} else if driver != "" {
+		return VFIODriver{Name: driver}, nil
+	}
+	// Before it is loaded a module does not say what its driver is called: the generic one swaps the dash.
+	name := module
+	if moduleName(module) == "vfio_pci" {
+		name = "vfio-pci"
+	}
+	if h.Exists(PCIDriverAttr(name, "")) {
+		return VFIODriver{Name: name}, nil
+	}
+	return VFIODriver{Name: name, Module: module}, nil
+}
+
+// vfioModule returns the module whose "vfio_pci:" alias fits the function with the fewest wildcards.
+func (h FS) vfioModule(address string) (string, error) {
+	const generic = "vfio_pci"
+	modalias, err := h.Read(PCIDevice(address) + "/modalias")
+	if err != nil {
+		return "", err
+	}
+	dir, err := h.ModulesDir()
+	if err != nil || dir == "" {
+		return generic, err
+	}
+	aliases, err := h.ReadFile(dir + "/modules.alias")
+	if err != nil {
+		// A kernel without loadable modules has none.
+		return generic, nil
+	}
+	best, fewest := generic, -1
+	for rest := string(aliases); ; {
+		i := strings.Index(rest, "alias vfio_pci:")
+		if i < 0 {
+			return best, nil
+		}
+		line, after, _ := strings.Cut(rest[i:], "\n")
+		rest = after
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			continue
+		}
+		ok, err := path.Match(strings.TrimPrefix(fields[1], "vfio_"), modalias)
+		if n := strings.Count(fields[1], "*"); err == nil && ok && (fewest < 0 || n < fewest) {
+			best, fewest = fields[2], n
+		}
+	}
+}
+
+// FormatPCI describes a function for a message: address, id and driver.
+func (h FS) FormatPCI(address string) string {
+	id, _ := h.PCIID(address)
+	driver, _ := h.PCIDriver(address)
+	if driver == "" {
+		driver = "no driver"
+	}
+	return fmt.Sprintf("%s [%s] (%s)", address, id, driver)
+}
