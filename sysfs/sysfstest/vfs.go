@@ -142,6 +142,22 @@ func (v VFS) Read(n Node) (string, error) {
 	return v.h.content(n)
 }
 
+// ReadAt copies a part of a plain file.
+func (v VFS) ReadAt(n Node, buf []byte, off int64) (int, error) {
+	v.h.mu.Lock()
+	defer v.h.mu.Unlock()
+	i := &v.h.inodes[n]
+	if i.typ() != syscall.S_IFREG || i.attr != nil {
+		return 0, syscall.EINVAL
+	}
+	buf = buf[:max(0, min(int64(len(buf)), i.length()-off))]
+	clear(buf)
+	if off < int64(len(i.data)) {
+		copy(buf, i.data[off:])
+	}
+	return len(buf), nil
+}
+
 func (h *Host) content(n Node) (string, error) {
 	i := &h.inodes[n]
 	switch {

@@ -1,0 +1,61 @@
+// Package fusetest mounts a model host as a file system, so that a real program with its children can run on it and be
+// killed at any moment.
+package fusetest
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"qemu-hook/sysfs/sysfstest"
+)
+
+// ciEnv says that nothing may be skipped.
+const ciEnv = "QEMU_HOOK_CI"
+
+// Mount serves the host's tree in a new directory until the test ends. The caller must be root and have /dev/fuse;
+// if not, the test is skipped, or fails where QEMU_HOOK_CI is 1.
+//
+// A change that blocks in OnChange blocks its process, which then dies of no signal if the change is a driver's (bind,
+// unbind, drivers_probe, or a module's), as with a real kernel; from any other it can be killed. The end of the test
+// frees both.
+func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	fail := t.Skipf
+	if os.Getenv(ciEnv) == "1" {
+		fail = t.Fatalf
+	}
+	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		fail("cannot use /dev/fuse: %v", err)
+	} else {
+		f.Close()
+	}
+	s := newServer(h)
+	server, err := fuse.NewServer(s, dir, &fuse.MountOptions{
+		DirectMountStrict: true, FsName: h.Name(), Name: "sysfstest", DisableXAttrs: true, DisableReadDirPlus: true,
+	})
+	if err != nil {
+		fail("cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
+	}
+	done := make(chan struct{})
+	go func() {
+		server.Serve()
+		close(done)
+	}()
+	if err := server.WaitMount(); err != nil {
+		t.Fatalf("cannot mount: %v", err)
+	}
+	t.Cleanup(func() {
+		// Forced, so that requests which still wait for an answer are ended; lazily, so that a process that has a file
+		// open does not keep the mount.
+		_ = unix.Unmount(dir, unix.MNT_FORCE)
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			t.Errorf("cannot unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
