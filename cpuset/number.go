@@ -6,8 +6,8 @@ import (
 	"strconv"
 )
 
-// maxText bounds what is read, in bytes: every CPU by itself, the longest that the kernel prints, is less than 128 KiB.
-const maxText = 128 << 10
+// maxText bounds what is read, in bytes: every second CPU, the longest list that the kernel prints, is 48 KiB.
+const maxText = 64 << 10
 
 func checkLength(s string) error {
 	if len(s) > maxText {

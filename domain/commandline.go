@@ -71,7 +71,7 @@ func readDevice(arg string, n *Needs) error {
 	default:
 		return nil
 	}
-	n.PCI = addFunction(n.PCI, Function{Address: address})
+	n.PCI = append(n.PCI, Function{Address: address})
 	return nil
 }
 
@@ -101,7 +101,7 @@ func readObject(arg string, n *Needs) error {
 	if file.Bytes, err = qemuSize(opts["size"]); err != nil {
 		return fmt.Errorf("the size: %w", err)
 	}
-	*into = addFile(*into, file)
+	*into = append(*into, file)
 	return nil
 }
 

@@ -289,12 +289,7 @@ func (p *parser) memoryBacking(xml.StartElement) error {
 				if name != "page" {
 					return nil
 				}
-				return func(start xml.StartElement) error {
-					var page libvirtxml.DomainMemoryHugepage
-					err := p.decode(&page, start)
-					p.memory.pages = append(p.memory.pages, page)
-					return err
-				}
+				return decodeInto(p.reader, &p.memory.pages, maxNodes)
 			})
 			if len(p.memory.pages) == before {
 				// <hugepages/> alone: the host's default size for the whole guest.
@@ -318,9 +313,12 @@ func (p *parser) cpu(xml.StartElement) error {
 				return func(start xml.StartElement) error {
 					var cell libvirtxml.DomainCell
 					err := p.decode(&cell, start)
+					if err != nil {
+						return err
+					}
 					// Only its size and number are of use: a large topology must not stay in memory.
 					cell.Distances, cell.Caches = nil, nil
-					p.memory.cells = append(p.memory.cells, cell)
+					p.memory.cells, err = appendBounded(p.memory.cells, cell, maxNodes, "cell")
 					return err
 				}
 			})
@@ -342,6 +340,6 @@ func (p *parser) memoryDevice(start xml.StartElement) error {
 	if err != nil {
 		return fmt.Errorf("<memory model=%s>: %w", quote(d.model), err)
 	}
-	p.memory.modules = append(p.memory.modules, d)
-	return nil
+	p.memory.modules, err = appendBounded(p.memory.modules, d, maxNodes, "memory")
+	return err
 }

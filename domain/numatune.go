@@ -26,12 +26,7 @@ func (p *parser) numaTune(xml.StartElement) error {
 				}
 			}
 		case "memnode":
-			return func(start xml.StartElement) error {
-				var node libvirtxml.DomainNUMATuneMemNode
-				err := p.decode(&node, start)
-				tune.nodes = append(tune.nodes, node)
-				return err
-			}
+			return decodeInto(p.reader, &tune.nodes, maxNodes)
 		}
 		return nil
 	})

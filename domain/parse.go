@@ -16,7 +16,7 @@ const qemuSpace = "http://libvirt.org/schemas/domain/qemu/1.0"
 // Parse reads a domain XML as libvirt hands it to its hooks, as `virsh dumpxml` prints it, or as a person writes it.
 //
 // Only the elements that say what the host must have are read, each into the type that libvirtxml has for it;
-// all others are passed over, so that a domain of a newer libvirt parses too. At most 4 MiB, 100 000 elements and
+// all others are passed over, so that a domain of a newer libvirt parses too. At most 4 MiB, 50 000 elements and
 // 256 levels are taken. An error names the line, the element, the value and what is allowed.
 //
 // The guest's name and UUID are "" where the XML has none, which libvirt's own never lacks.
@@ -83,6 +83,7 @@ func (p *parser) needs() (*Needs, error) {
 	if err := readCommandLine(p.args, n); err != nil {
 		return nil, err
 	}
+	n.PCI, n.Shm, n.KVMFR = uniqueFunctions(n.PCI), uniqueFiles(n.Shm), uniqueFiles(n.KVMFR)
 	return n, nil
 }
 

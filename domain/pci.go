@@ -125,7 +125,7 @@ func (p *parser) hostdev(start xml.StartElement) error {
 	if f.Address == "" {
 		return errors.New("<hostdev type='pci'> has no <source><address/></source>")
 	}
-	p.functions = addFunction(p.functions, f)
+	p.functions = append(p.functions, f)
 	return nil
 }
 
@@ -175,15 +175,19 @@ func (p *parser) libvirtOwn(kind string) handler {
 	}
 }
 
-// addFunction appends a function that is not there yet.
-func addFunction(functions []Function, f Function) []Function {
-	for i := range functions {
-		if functions[i].Address == f.Address {
-			if functions[i].Driver == "" {
-				functions[i].Driver = f.Driver
-			}
-			return functions
+// uniqueFunctions keeps each function once, at its first place. A driver that only a later one names is kept too.
+func uniqueFunctions(functions []Function) []Function {
+	var kept []Function
+	place := map[string]int{}
+	for _, f := range functions {
+		i, ok := place[f.Address]
+		switch {
+		case !ok:
+			place[f.Address] = len(kept)
+			kept = append(kept, f)
+		case kept[i].Driver == "":
+			kept[i].Driver = f.Driver
 		}
 	}
-	return append(functions, f)
+	return kept
 }

@@ -19,24 +19,14 @@ func (p *parser) cpuTune(xml.StartElement) error {
 	return p.children(func(name string) handler {
 		switch name {
 		case "vcpupin":
-			return func(start xml.StartElement) error {
-				var pin libvirtxml.DomainCPUTuneVCPUPin
-				err := p.decode(&pin, start)
-				p.pins.vcpus = append(p.pins.vcpus, pin)
-				return err
-			}
+			return decodeInto(p.reader, &p.pins.vcpus, maxPins)
 		case "emulatorpin":
 			return func(start xml.StartElement) error {
 				p.pins.emulator = &libvirtxml.DomainCPUTuneEmulatorPin{}
 				return p.decode(p.pins.emulator, start)
 			}
 		case "iothreadpin":
-			return func(start xml.StartElement) error {
-				var pin libvirtxml.DomainCPUTuneIOThreadPin
-				err := p.decode(&pin, start)
-				p.pins.iothreads = append(p.pins.iothreads, pin)
-				return err
-			}
+			return decodeInto(p.reader, &p.pins.iothreads, maxPins)
 		}
 		return nil
 	})

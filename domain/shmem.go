@@ -47,17 +47,21 @@ func (p *parser) shmem(start xml.StartElement) error {
 			return fmt.Errorf("<shmem name=%s>: <size>: %w", quote(shm), err)
 		}
 	}
-	p.shm = addFile(p.shm, file)
+	p.shm = append(p.shm, file)
 	return nil
 }
 
-// addFile appends a file; one that is there already gets the larger size, which QEMU accepts for the smaller.
-func addFile(files []File, f File) []File {
-	for i := range files {
-		if files[i].Path == f.Path {
-			files[i].Bytes = max(files[i].Bytes, f.Bytes)
-			return files
+// uniqueFiles keeps each file once, at its first place, with the largest size: QEMU accepts that for a smaller one.
+func uniqueFiles(files []File) []File {
+	var kept []File
+	place := map[string]int{}
+	for _, f := range files {
+		if i, ok := place[f.Path]; ok {
+			kept[i].Bytes = max(kept[i].Bytes, f.Bytes)
+			continue
 		}
+		place[f.Path] = len(kept)
+		kept = append(kept, f)
 	}
-	return append(files, f)
+	return kept
 }

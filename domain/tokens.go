@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+
+	"qemu-hook/cpuset"
 )
 
 // Bounds on what is read. Anyone who may define a domain decides what comes in, and the program runs as root at every
@@ -14,9 +16,23 @@ import (
 const (
 	maxBytes    = 4 << 20 // of XML; also what one libvirt message can carry
 	maxDepth    = 256     // elements inside one another; libxml2's own bound
-	maxElements = 100_000
-	maxTag      = 1 << 20 // bytes from one "<" to the next, so that no tag holds a million attributes
+	maxElements = 50_000
+	maxTag      = 256 << 10 // bytes from one "<" to the next, so that no tag holds a million attributes
 )
+
+// Bounds on elements that are compared with one another. QEMU itself takes 128 NUMA nodes and 256 memory modules.
+const (
+	maxNodes = 1024
+	maxPins  = cpuset.Max
+)
+
+// appendBounded appends an element to those of its name, if there are not too many.
+func appendBounded[T any](list []T, v T, limit int, name string) ([]T, error) {
+	if len(list) >= limit {
+		return nil, fmt.Errorf("more than %d <%s> elements", limit, name)
+	}
+	return append(list, v), nil
+}
 
 // guard hands on the tokens of an XML decoder within the bounds. It is the source of a second decoder, which knows
 // about namespaces and types.
@@ -69,12 +85,25 @@ func readBounded(r io.Reader) ([]byte, error) {
 	for rest := data; ; {
 		i := bytes.IndexByte(rest, '<')
 		if i > maxTag || i < 0 && len(rest) > maxTag {
-			return nil, fmt.Errorf("cannot read the domain XML: it has a tag or text of more than %d MiB", maxTag>>20)
+			return nil, fmt.Errorf("cannot read the domain XML: it has a tag or text of more than %d KiB", maxTag>>10)
 		}
 		if i < 0 {
 			return data, nil
 		}
 		rest = rest[i+1:]
+	}
+}
+
+// decodeInto returns a handler that appends an element, read into one of libvirtxml's types, to a list.
+func decodeInto[T any](x *reader, list *[]T, limit int) handler {
+	return func(start xml.StartElement) error {
+		var v T
+		err := x.decode(&v, start)
+		if err != nil {
+			return err
+		}
+		*list, err = appendBounded(*list, v, limit, start.Name.Local)
+		return err
 	}
 }
 
