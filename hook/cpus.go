@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"qemu-hook/cpuset"
@@ -273,21 +274,20 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 	return err
 }
 
-// removeDropIn removes the drop-in from the topmost part that was not there before, if nothing else has moved in.
+// removeDropIn removes the drop-in, up to the topmost part of its path that was not there before, or to a folder that
+// something else has moved into.
 func (h *Host) removeDropIn(unit, topmost string) error {
 	if topmost == "" {
 		return nil
 	}
 	for p := dropIn(unit); ; p = path.Dir(p) {
 		err := h.Remove(p)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			if p != dropIn(unit) && h.Exists(p) {
-				// Somebody else's drop-in shares the directory.
-				return nil
-			}
+		switch {
+		case errors.Is(err, syscall.ENOTEMPTY):
+			return nil
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return &sysfs.Error{Op: "remove", Path: p, Err: err}
-		}
-		if p == topmost {
+		case p == topmost:
 			return nil
 		}
 	}

@@ -96,12 +96,15 @@ func (h *Host) addPCI(d *pciDevice) {
 		return syscall.EINVAL
 	}
 	h.rule(d.path+"/power/control", control)
-	h.rule(d.path+"/power/runtime_status", own(func(d *pciDevice) string {
+	status := own(func(d *pciDevice) string {
 		if d.suspended {
 			return "suspended"
 		}
 		return "active"
-	}))
+	})
+	// An idle device falls asleep again by itself, some time after its driver came.
+	status.noise = true
+	h.rule(d.path+"/power/runtime_status", status)
 	d3cold := own(func(d *pciDevice) string { return d.d3cold })
 	d3cold.store = func(h *Host, v string) error {
 		n, err := parseUint(v)
