@@ -28,7 +28,7 @@ type PCIDriver struct {
 // Deadlines for one write that the kernel may take its time for, and for the driver to show up behind it.
 const (
 	slowWriteTimeout = 60 * time.Second
-	driverTimeout    = 10 * time.Second
+	driverTimeout    = 5 * time.Second
 )
 
 func (c *PCIDriver) Kind() string    { return pciDriverKind }

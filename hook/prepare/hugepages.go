@@ -255,7 +255,7 @@ func (b *budget) refuse(r pageRequest, left uint64, nodes []int, p *hook.Proposa
 			where = append(where, fmt.Sprintf("the host has no node %d with memory", node))
 		}
 	}
-	p.Refuse("cannot get %d huge pages of %d KiB: %d (%s) too many; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
+	p.Refuse("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
 		r.count, r.kib, left, hook.FormatBytes(left*r.kib<<10), strings.Join(where, ", "))
 }
 
