@@ -52,6 +52,7 @@ func Parse(name string, data []byte) (*Host, error) {
 		name string
 		do   func([]string) error
 	}{
+		{"links", p.links}, // first, so that what follows goes through them
 		{"kernel", p.kernel},
 		{"cpus", p.cpus},
 		{"nodes", p.nodes},
@@ -62,7 +63,6 @@ func Parse(name string, data []byte) (*Host, error) {
 		{"mounts", p.mounts},
 		{"files", p.files},
 		{"devices", p.devices},
-		{"links", p.links},
 		{"owners", p.owners},
 		{"processes", p.processes},
 	} {
@@ -369,6 +369,9 @@ func (p *parser) pci(lines []string) error {
 		parent := "/sys/devices/pci" + addr[:strings.LastIndex(addr, ":")]
 		if len(stack) > 0 {
 			parent = stack[len(stack)-1].path
+			if domain, _, _ := strings.Cut(addr, ":"); !strings.HasPrefix(path.Base(parent), domain+":") {
+				parent += "/pci" + addr[:strings.LastIndex(addr, ":")] // a bridge to a domain of its own
+			}
 		}
 		vendor, device, _ := strings.Cut(one(v, "id", ""), ":")
 		subVendor, subID, _ := strings.Cut(one(v, "sub", "0:0"), ":")

@@ -32,6 +32,16 @@ func (m *module) vfio() bool {
 	return slices.ContainsFunc(m.aliases, func(a string) bool { return strings.HasPrefix(a, "vfio_pci:") })
 }
 
+// ids returns what the parameter ids of vfio-pci names: the driver takes these by itself.
+func (m *module) ids() []string {
+	for _, p := range m.params {
+		if v, ok := strings.CutPrefix(p, "ids="); ok {
+			return strings.Split(v, ",")
+		}
+	}
+	return nil
+}
+
 // holders returns the loaded modules that use the module.
 func (h *Host) holders(name string) []string {
 	var out []string
@@ -66,7 +76,7 @@ func (h *Host) load(name string) error {
 		}
 	}
 	if m.driver != "" {
-		h.addDriver(&pciDriver{name: m.driver, module: name, vfio: m.vfio()})
+		h.addDriver(&pciDriver{name: m.driver, module: name, vfio: m.vfio(), ids: m.ids()})
 	}
 	if name == "vfio" && h.find(vfioDir+"/vfio") == noNode {
 		h.device(vfioDir+"/vfio", syscall.S_IFCHR, 10, 196, 0o666)

@@ -195,6 +195,9 @@ func (h *Host) find(name string) Node {
 
 func (h *Host) mkdir(name string) Node {
 	if n := h.find(name); n != noNode {
+		if i := &h.inodes[n]; i.typ() == syscall.S_IFLNK {
+			return h.mkdir(path.Join(path.Dir(name), i.data))
+		}
 		return n
 	}
 	dir := h.mkdir(path.Dir(name))
