@@ -241,10 +241,15 @@ func configText(s string) string {
 	if len(r) > most {
 		r = append(r[:most:most], '…')
 	}
-	for i, c := range r {
-		if !strconv.IsPrint(c) {
-			r[i] = '?'
+	return configLine(string(r))
+}
+
+// configLine replaces what could not be printed as it is.
+func configLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if strconv.IsPrint(r) {
+			return r
 		}
-	}
-	return string(r)
+		return '?'
+	}, s)
 }

@@ -35,7 +35,7 @@ func (e *ConfigError) Error() string {
 	if e.Value != "" {
 		s += " = " + e.Value
 	}
-	return s + ": " + e.Problem
+	return configLine(s + ": " + e.Problem)
 }
 
 type configErrors []*ConfigError
@@ -106,6 +106,9 @@ func parseSettings(name string, data []byte, most int) ([]configSetting, error) 
 	if len(data) > most {
 		return nil, &ConfigError{File: name, Problem: fmt.Sprintf("has %d bytes; at most %d are read", len(data), most)}
 	}
+	if line := configTooDeep(data); line > 0 {
+		return nil, &ConfigError{File: name, Line: line, Problem: "is nested deeper than any key there is"}
+	}
 	if err := p.decode(data); err != nil {
 		return nil, err
 	}
@@ -134,12 +137,21 @@ func (p *configParser) decode(data []byte) (err error) {
 	p.meta, err = toml.Decode(string(data), &p.root)
 	var pe toml.ParseError
 	if errors.As(err, &pe) {
-		return &ConfigError{File: p.name, Line: pe.Position.Line, Problem: pe.Message}
+		return &ConfigError{File: p.name, Line: pe.Position.Line, Problem: configPlain(pe.Message)}
 	}
 	if err != nil {
-		return &ConfigError{File: p.name, Problem: err.Error()}
+		return &ConfigError{File: p.name, Problem: configPlain(err.Error())}
 	}
 	return nil
+}
+
+// configPlain puts a message of the decoder in the form of ours.
+func configPlain(s string) string {
+	s = strings.TrimSuffix(s, ".")
+	if s == "" {
+		return s
+	}
+	return strings.ToLower(s[:1]) + s[1:]
 }
 
 // table checks a table; path is its key, without guest.NAME where guest is set.
