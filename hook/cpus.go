@@ -248,14 +248,17 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 	if !b.Allowed.Empty() {
 		want = all.Intersect(b.Allowed)
 	}
-	name := h.CgroupCPUs(unit)
-	if name != "" && b.Cgroup != nil {
+	var before string // a cgroup that had no such file had no limit
+	if b.Cgroup != nil {
+		before = *b.Cgroup
+	}
+	if name := h.CgroupCPUs(unit); name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
 		now, err := h.Read(name)
 		if err != nil {
 			return err
 		}
-		if now != *b.Cgroup {
-			if err := h.Write(name, *b.Cgroup); err != nil {
+		if now != before {
+			if err := h.Write(name, before); err != nil {
 				return err
 			}
 		}

@@ -42,7 +42,7 @@ func (c *PCIDriver) String() string {
 	}
 	s := fmt.Sprintf("%s: driver %s → %s", c.Address, orNone(c.From), c.To)
 	if c.Module != "" {
-		s += fmt.Sprintf(" (module %s loaded)", c.Module)
+		s += fmt.Sprintf(", module %s loaded first", c.Module)
 	}
 	return s
 }
@@ -59,13 +59,36 @@ func (c *PCIDriver) Do(ctx context.Context, h *Host) error {
 		return err
 	}
 	driver, err := h.PCIDriver(c.Address)
-	if err != nil || driver == c.To {
+	if err != nil {
 		return err
 	}
-	if err := h.SetPCIOverride(c.Address, c.To); err != nil {
+	if driver != c.To {
+		if err := h.SetPCIOverride(c.Address, c.To); err != nil {
+			return err
+		}
+		if err := c.rebind(ctx, h, driver, c.To); err != nil {
+			return err
+		}
+	}
+	return c.waitNodes(ctx, h)
+}
+
+// waitNodes waits for the device nodes that libvirt looks for and QEMU opens: the container's, and the group's or,
+// on a kernel without group nodes, the device's own.
+func (c *PCIDriver) waitNodes(ctx context.Context, h *Host) error {
+	group, err := h.PCIGroup(c.Address)
+	if err != nil {
 		return err
 	}
-	return c.rebind(ctx, h, driver, c.To)
+	ctx, cancel := context.WithTimeout(ctx, driverTimeout)
+	defer cancel()
+	err = poll(ctx, func() (bool, error) {
+		return h.Exists("/dev/vfio/vfio") && (h.Exists("/dev/vfio/"+group) || h.Exists("/dev/vfio/devices")), nil
+	})
+	if err != nil {
+		return fmt.Errorf("%s is on %s, but /dev/vfio/vfio and /dev/vfio/%s do not both exist; is udev running?", c.Address, c.To, group)
+	}
+	return nil
 }
 
 func (c *PCIDriver) Verify(h *Host) error {

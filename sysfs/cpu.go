@@ -61,20 +61,39 @@ func (h FS) CPUControl() error {
 	return nil
 }
 
-// CgroupCPUs returns the file that limits a top-level cgroup's CPUs, cpuset.cpus; "" if the host has no such file:
+// unitCgroup returns the cgroup of a systemd unit: a slice lies in the slices that its dashes name, init.scope at the
+// top, a service in system.slice (systemd.slice(5)).
+func unitCgroup(unit string) string {
+	name, slice := strings.CutSuffix(unit, ".slice")
+	if !slice {
+		if unit == "init.scope" {
+			return cgroupDir + "/" + unit
+		}
+		return cgroupDir + "/system.slice/" + unit
+	}
+	dir := cgroupDir
+	for i, c := range name {
+		if c == '-' {
+			dir += "/" + name[:i] + ".slice"
+		}
+	}
+	return dir + "/" + unit
+}
+
+// CgroupCPUs returns the file that limits a unit's CPUs in its cgroup, cpuset.cpus; "" if the host has no such file:
 // cgroup v1, the cpuset controller not enabled, or no such group.
-func (h FS) CgroupCPUs(group string) string {
-	name := cgroupDir + "/" + group + "/cpuset.cpus"
+func (h FS) CgroupCPUs(unit string) string {
+	name := unitCgroup(unit) + "/cpuset.cpus"
 	if !h.Exists(cgroupDir+"/cgroup.controllers") || !h.Exists(name) {
 		return ""
 	}
 	return name
 }
 
-// EffectiveCPUs returns the CPUs that a top-level cgroup's tasks can run on, cpuset.cpus.effective; ok is false when
+// EffectiveCPUs returns the CPUs that the tasks of a unit's cgroup can run on, cpuset.cpus.effective; ok is false when
 // the controller is not enabled there, so that nothing limits them.
-func (h FS) EffectiveCPUs(group string) (s cpuset.Set, ok bool, err error) {
-	s, err = h.readList(cgroupDir + "/" + group + "/cpuset.cpus.effective")
+func (h FS) EffectiveCPUs(unit string) (s cpuset.Set, ok bool, err error) {
+	s, err = h.readList(unitCgroup(unit) + "/cpuset.cpus.effective")
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, false, nil
 	}

@@ -14,6 +14,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/hook/release"
+	"qemu-hook/sysfs"
 )
 
 // A command is what a person can ask for.
@@ -150,11 +151,15 @@ func runOp(op string) func(options, []string) error {
 		}
 		var n *domain.Needs
 		if op == "prepare" {
-			if n, err = readNeeds(h, o, name); err != nil {
+			if n, err = readNeeds(h.FS, o, name); err != nil {
 				return err
 			}
 		} else if n, err = recordedGuest(h, o, op, name); err != nil {
 			return err
+		}
+		if op == "release" && !onRecord(h) {
+			out("%s holds nothing", n.Guest.Name)
+			return nil
 		}
 		warnTo := h.Log
 		h.Log = func(s hook.Severity, msg string) {
@@ -180,7 +185,7 @@ func recordedGuest(h *hook.Host, o options, op, name string) (*domain.Needs, err
 	}
 	uuid, g := h.Ledger.Find("", name)
 	if name == "" || o.xml != "" {
-		n, err := readNeeds(h, o, name)
+		n, err := readNeeds(h.FS, o, name)
 		if err != nil {
 			return nil, err
 		}
@@ -203,18 +208,27 @@ func needRoot(o options, what string) error {
 }
 
 func runNeeds(o options, args []string) error {
-	h, n, err := needsOf(o, args)
+	name, err := oneName(args)
+	if err != nil {
+		return err
+	}
+	host, err := sysfs.New(o.rootDir())
+	if err != nil {
+		return err
+	}
+	n, err := readNeeds(host, o, name)
 	if err != nil {
 		return err
 	}
 	if o.json {
 		return printJSON(n)
 	}
-	printNeeds(h, n)
+	printNeeds(n)
 	return nil
 }
 
-func needsOf(o options, args []string) (*hook.Host, *domain.Needs, error) {
+// planOf plans as prepare would, without the lock. An ordinary user may not see what guests hold: the plan says so.
+func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
 	name, err := oneName(args)
 	if err != nil {
 		return nil, nil, err
@@ -223,13 +237,7 @@ func needsOf(o options, args []string) (*hook.Host, *domain.Needs, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n, err := readNeeds(h, o, name)
-	return h, n, err
-}
-
-// planOf plans as prepare would, without the lock. An ordinary user may not see what guests hold: the plan says so.
-func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
-	h, n, err := needsOf(o, args)
+	n, err := readNeeds(h.FS, o, name)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -51,7 +51,7 @@ func demo(ctx context.Context, h *hook.Host, model *sysfstest.Host, n *domain.Ne
 	demoState(h)
 
 	out("\nWhat the domain XML of %q asks for (qemu-hook needs):\n", n.Guest.Name)
-	printNeeds(h, n)
+	printNeeds(n)
 
 	out("\nWhat will be done before it starts (qemu-hook plan):\n")
 	plan, err := prepare.NewPlan(ctx, h, n)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qemu-hook/domain"
-	"qemu-hook/hook"
+	"qemu-hook/sysfs"
 )
 
 // storedDefinitions are the folders in which libvirt keeps the domains it knows; NixOS has the second.
@@ -24,7 +24,7 @@ const stdinWaitMillis = 2000
 
 // readNeeds finds the domain XML for a command: --xml, else standard input if it brings any, else libvirt's stored
 // definition of the guest, which is read as a file: no call goes to libvirt.
-func readNeeds(h *hook.Host, o options, name string) (*domain.Needs, error) {
+func readNeeds(h sysfs.FS, o options, name string) (*domain.Needs, error) {
 	r, from, err := openXML(h, o, name)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func readNeeds(h *hook.Host, o options, name string) (*domain.Needs, error) {
 	return n, nil
 }
 
-func openXML(h *hook.Host, o options, name string) (r io.ReadCloser, from string, err error) {
+func openXML(h sysfs.FS, o options, name string) (r io.ReadCloser, from string, err error) {
 	switch {
 	case o.xml == "-":
 		return io.NopCloser(os.Stdin), "standard input", nil

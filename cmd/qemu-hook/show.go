@@ -20,7 +20,7 @@ func printJSON(v any) error {
 }
 
 // printNeeds says in words what a domain asks for.
-func printNeeds(_ *hook.Host, n *domain.Needs) {
+func printNeeds(n *domain.Needs) {
 	out("%s (%s)", n.Guest.Name, n.Guest.UUID)
 	if n.Empty() {
 		out("  asks for nothing that this hook prepares")

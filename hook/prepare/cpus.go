@@ -2,7 +2,6 @@ package prepare
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	"qemu-hook/cpuset"
@@ -75,23 +74,14 @@ func claimsCPUs(h *hook.Host, n *domain.Needs) bool {
 	return false
 }
 
-// enoughForHost reports whether the host would keep `cpus.min_host` CPUs; by default a whole core.
+// enoughForHost reports whether the host would keep `cpus.min_host` CPUs; by default as many as a core of its own has.
 func enoughForHost(h *hook.Host, host cpuset.Set) (bool, error) {
-	if h.Config.CPUs.MinHost > 0 {
-		return host.Len() >= h.Config.CPUs.MinHost, nil
+	if n := h.Config.CPUs.MinHost; n > 0 {
+		return host.Len() >= n, nil
 	}
-	online, err := h.OnlineCPUs()
-	if err != nil {
-		return false, err
-	}
-	for _, cpu := range slices.Collect(host.All()) {
+	for cpu := range host.All() {
 		core, err := h.CoreCPUs(cpu)
-		if err != nil {
-			return false, err
-		}
-		if core.Intersect(online).Minus(host).Empty() {
-			return true, nil
-		}
+		return host.Len() >= core.Len(), err
 	}
 	return false, nil
 }

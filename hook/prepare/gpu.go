@@ -24,6 +24,12 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 			p.Refuse("PCI function %s does not exist; see lspci -D for those that do, and correct the domain's <hostdev>", f.Address)
 			continue
 		}
+		if bridge, err := h.PCIBridge(f.Address); err != nil {
+			return p, err
+		} else if bridge {
+			p.Refuse("%s is a bridge, and only endpoints can be passed through; correct the domain's <hostdev>", h.FormatPCI(f.Address))
+			continue
+		}
 		if owner := h.Ledger.PCIOwner(f.Address, n.Guest.UUID); owner != nil {
 			p.Refuse("%s is taken by guest %s; stop that guest first", h.FormatPCI(f.Address), owner.Name)
 			continue

@@ -333,3 +333,19 @@ func TestProbeFails(t *testing.T) {
 	}
 	r.wantAsBefore(before, "after the refusal")
 }
+
+// Clearing AllowedCPUs does not always reach the cgroup (pitfall of systemd 43846); what tasks can run on is read
+// back and mended.
+func TestLimitLiftedOnPaperOnly(t *testing.T) {
+	r := newRig(t, "server")
+	r.stale = sysfstest.StaleAlways
+	g := serverGuest(1, "0000:41:00", cpuList(t, "4-7"), 100, 1)
+	before := r.snapshot()
+	if err := r.prepare(g); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.release(g); err != nil {
+		t.Fatal(err)
+	}
+	r.wantAsBefore(before, "after release")
+}

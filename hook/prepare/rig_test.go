@@ -47,7 +47,9 @@ func pairs() [][2]string {
 		{"server", "pages-only"},
 		{"sparse", "sparse"},
 		{"no-iommu", "win11"},
-		{"zfs", "win11"},
+		{"no-iommu", "single-gpu"},
+		{"zfs", "pages-only"},
+		{"zfs", "single-gpu"},
 	}
 }
 
@@ -57,6 +59,7 @@ type rig struct {
 	model  *sysfstest.Host
 	state  string
 	config *hook.Config
+	stale  sysfstest.Stale
 }
 
 func newRig(t *testing.T, host string) *rig {
@@ -93,8 +96,10 @@ func (r *rig) clone() *rig {
 
 // host returns the host as a new process sees it.
 func (r *rig) host() *hook.Host {
+	systemd := r.model.Systemd()
+	systemd.Stale = r.stale
 	return &hook.Host{
-		FS: r.model.FS(), Systemd: r.model.Systemd(), State: journal.Open(r.state, "boot"), Config: r.config,
+		FS: r.model.FS(), Systemd: systemd, State: journal.Open(r.state, "boot"), Config: r.config,
 		Ledger: &hook.Ledger{Guests: map[string]*hook.Guest{}}, Now: time.Now,
 	}
 }

@@ -34,6 +34,7 @@ type Host struct {
 
 	cgroups map[string]*cgroup // by path, "/" is the root
 	units   map[string]cpuset.Set
+	handed  []string // groups whose children systemd gave the cpuset controller
 
 	under   int // changes under way
 	changes int
@@ -57,7 +58,7 @@ func (h *Host) Clone() *Host {
 		kernel: h.kernel, cpus: h.cpus, oneShort: h.oneShort,
 		pci: make(map[string]*pciDevice, len(h.pci)), autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
 		modules: make(map[string]*module, len(h.modules)), loadOrder: slices.Clone(h.loadOrder),
-		cgroups: make(map[string]*cgroup, len(h.cgroups)), units: maps.Clone(h.units),
+		cgroups: make(map[string]*cgroup, len(h.cgroups)), units: maps.Clone(h.units), handed: slices.Clone(h.handed),
 	}
 	for _, n := range h.nodes {
 		d := *n

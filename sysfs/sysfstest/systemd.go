@@ -118,10 +118,26 @@ func (h *Host) setAllowedCPUs(unit string, cpus cpuset.Set, stale Stale) error {
 	case !cpus.Empty():
 		h.handDown(path.Dir(group))
 		g.cpus = cpus.Intersect(h.cpus.possible)
-	case stale == StaleNever, stale == StaleUnlessFull && h.cpus.online.Minus(g.cpus).Empty():
+	case stale == StaleNever, stale == StaleUnlessFull && h.cpus.online.Minus(h.cpus.isolated).Minus(g.cpus).Empty():
 		g.cpus = cpuset.Set{}
+		h.takeBack()
 	}
 	return nil
+}
+
+// takeBack disables the controller again where systemd enabled it, once no unit needs it.
+func (h *Host) takeBack() {
+	for _, cpus := range h.units {
+		if !cpus.Empty() {
+			return
+		}
+	}
+	for i := len(h.handed) - 1; i >= 0; i-- {
+		if next, err := h.parseSubtree(h.handed[i], "-cpuset"); err == nil {
+			h.setSubtree(h.handed[i], next)
+		}
+	}
+	h.handed = nil
 }
 
 // handDown enables the cpuset controller for a group's children, from the root down.
@@ -129,8 +145,12 @@ func (h *Host) handDown(group string) {
 	if group != "/" {
 		h.handDown(path.Dir(group))
 	}
+	if slices.Contains(h.cgroups[group].subtree, "cpuset") {
+		return
+	}
 	if next, err := h.parseSubtree(group, "+cpuset"); err == nil {
 		h.setSubtree(group, next)
+		h.handed = append(h.handed, group)
 	}
 }
 
