@@ -27,11 +27,17 @@ type Ledger struct {
 type Guest struct {
 	Name  string    `json:"name"`
 	Since time.Time `json:"since"`
-	// Owner is the libvirt daemon that called the hook and owes it a release; nil for a preparation by hand.
-	Owner *Process `json:"owner,omitempty"`
+	Caller
 	// Started is set once QEMU has its memory: its pages count as in use, no longer as promised.
 	Started bool  `json:"started,omitempty"`
 	Claim   Claim `json:"claim"`
+}
+
+// A Caller is who had a guest prepared.
+type Caller struct {
+	ByHand bool `json:"by_hand,omitempty"`
+	// Owner is the libvirt daemon that called the hook and owes it a release; nil if there is none to be seen.
+	Owner *Process `json:"owner,omitempty"`
 }
 
 // A Claim is what one guest takes of what guests share.

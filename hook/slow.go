@@ -72,10 +72,6 @@ type workerReply struct {
 }
 
 func (w *Worker) start() error {
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("cannot start a worker: %w", err)
-	}
 	theirs, requests, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("cannot start a worker: %w", err)
@@ -87,7 +83,8 @@ func (w *Worker) start() error {
 		return fmt.Errorf("cannot start a worker: %w", err)
 	}
 	defer replies.Close()
-	cmd := exec.Command(exe, WorkerCommand, w.Root)
+	// The program as it runs, also when an upgrade has replaced its file meanwhile.
+	cmd := exec.Command("/proc/self/exe", WorkerCommand, w.Root)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{theirs, replies}

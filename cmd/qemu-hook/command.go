@@ -170,7 +170,7 @@ func runOp(op string) func(options, []string) error {
 				warnTo(s, msg)
 			}
 		}
-		if err := act(h, o, op, n, nil); err != nil {
+		if err := act(h, o, op, n, hook.Caller{ByHand: true}); err != nil {
 			return err
 		}
 		out("%s: %s done", n.Guest.Name, op)

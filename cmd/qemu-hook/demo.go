@@ -62,7 +62,7 @@ func demo(ctx context.Context, h *hook.Host, model *sysfstest.Host, n *domain.Ne
 
 	out("\nlibvirt starts the guest (qemu-hook %s prepare begin -):\n", n.Guest.Name)
 	if err := h.Locked(ctx, "demo", inline, func() error {
-		_, err := prepare.Run(ctx, h, n, nil)
+		_, err := prepare.Run(ctx, h, n, hook.Caller{})
 		return err
 	}); err != nil {
 		return err

@@ -38,8 +38,8 @@ func handleEvent(o options, ev hook.Event) int {
 		h.Logf(hook.Warning, "%s %s: %v", ev.Op, ev.Guest, err)
 		n = &domain.Needs{Guest: domain.Guest{Name: ev.Guest}}
 	}
-	owner := hook.LibvirtAncestor(h.FS, os.Getppid())
-	return eventStatus(ev, act(h, o, ev.Op, n, owner))
+	by := hook.Caller{Owner: hook.LibvirtAncestor(h.FS, os.Getppid())}
+	return eventStatus(ev, act(h, o, ev.Op, n, by))
 }
 
 // acts reports whether an operation has anything to do with this program.
@@ -72,7 +72,7 @@ func onRecord(h *hook.Host) bool {
 }
 
 // act carries out an operation, for libvirt and for people alike.
-func act(h *hook.Host, o options, op string, n *domain.Needs, owner *hook.Process) error {
+func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	name, uuid := n.Guest.Name, n.Guest.UUID
@@ -99,7 +99,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, owner *hook.Proces
 	return h.Locked(ctx, op+" "+name, newWorker(o), func() error {
 		switch op {
 		case "prepare":
-			return prepareGuest(ctx, h, n, owner)
+			return prepareGuest(ctx, h, n, by)
 		case "release":
 			return release.Run(ctx, h, uuid, name)
 		case "started":
@@ -111,12 +111,12 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, owner *hook.Proces
 	})
 }
 
-func prepareGuest(ctx context.Context, h *hook.Host, n *domain.Needs, owner *hook.Process) error {
+func prepareGuest(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) error {
 	if n.Empty() || !h.Config.Enabled {
 		// What an earlier XML or configuration asked for is given back.
 		return release.Run(ctx, h, n.Guest.UUID, n.Guest.Name)
 	}
-	warnings, err := prepare.Run(ctx, h, n, owner)
+	warnings, err := prepare.Run(ctx, h, n, by)
 	for _, w := range warnings {
 		h.Logf(hook.Warning, "%s: %s", n.Guest.Name, w)
 	}

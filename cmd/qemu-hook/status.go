@@ -127,7 +127,7 @@ func (s *statusReport) addGuest(h *hook.Host, uuid string) {
 		g = &hook.Guest{Name: uuid}
 	}
 	row := guestStatus{
-		Name: g.Name, UUID: uuid, ByHand: g.Owner == nil, Since: g.Since, Claim: g.Claim,
+		Name: g.Name, UUID: uuid, ByHand: g.ByHand, Since: g.Since, Claim: g.Claim,
 		State: "prepared", Changes: []changeRow{},
 	}
 	if runs, err := h.QEMURuns(uuid, g.Name); err != nil {

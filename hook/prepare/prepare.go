@@ -80,12 +80,11 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	}
 }
 
-// Run prepares the host for the guest, whole or not at all; it is called with the lock held. owner is the libvirt
-// daemon behind the call, nil for a person. Warnings are what did not keep the guest from starting; a guest that may
+// Run prepares the host for the guest, whole or not at all; it is called with the lock held. Warnings are what did not keep the guest from starting; a guest that may
 // not start gets a *[hook.Refusal].
-func Run(ctx context.Context, h *hook.Host, n *domain.Needs, owner *hook.Process) (warnings []string, err error) {
+func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (warnings []string, err error) {
 	uuid := n.Guest.UUID
-	if err := clearOldRun(ctx, h, n.Guest, owner); err != nil {
+	if err := clearOldRun(ctx, h, n.Guest); err != nil {
 		return nil, err
 	}
 	plan, err := planAfresh(ctx, h, n)
@@ -95,7 +94,7 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, owner *hook.Process
 	if err == nil {
 		warnings = plan.Warnings
 		var more []string
-		more, err = take(ctx, h, plan, owner)
+		more, err = take(ctx, h, plan, by)
 		warnings = append(warnings, more...)
 	}
 	if err == nil {
@@ -121,7 +120,7 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, owner *hook.Process
 
 // clearOldRun gives back what a run of the guest left that ended without a release, as when the daemon died. A guest
 // that was prepared and never started keeps what it has: this prepare completes it.
-func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest, owner *hook.Process) error {
+func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest) error {
 	g := h.Ledger.Guests[guest.UUID]
 	if g == nil || guest.UUID == "" {
 		return nil
@@ -159,9 +158,9 @@ func planAfresh(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, erro
 }
 
 // take claims, settles and makes the changes, in the order of the steps.
-func take(ctx context.Context, h *hook.Host, plan *Plan, owner *hook.Process) (warnings []string, err error) {
+func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnings []string, err error) {
 	uuid := plan.Guest.UUID
-	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Owner: owner, Claim: plan.Claim}
+	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Caller: by, Claim: plan.Claim}
 	if old := h.Ledger.Guests[uuid]; old != nil {
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
 	}

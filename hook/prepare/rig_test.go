@@ -112,7 +112,7 @@ func (r *rig) locked(f func(h *hook.Host) error) error {
 
 func (r *rig) prepare(n *domain.Needs) error {
 	return r.locked(func(h *hook.Host) error {
-		_, err := prepare.Run(context.Background(), h, n, nil)
+		_, err := prepare.Run(context.Background(), h, n, hook.Caller{ByHand: true})
 		return err
 	})
 }

@@ -70,7 +70,7 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 			r.Kept, r.Err = "it cannot be told whether it runs", err
 		case runs:
 			r.Kept = "it runs"
-		case name == "" && g.Owner == nil && !g.Started:
+		case name == "" && g.ByHand && !g.Started:
 			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %q gives it back", g.Name)
 		default:
 			r.Err = h.GiveBack(ctx, uuid)
