@@ -92,7 +92,7 @@ type ShortageError struct {
 
 func (e *ShortageError) Error() string {
 	missing := (e.Wanted - e.Got) * e.Pool.KiB << 10
-	s := fmt.Sprintf("cannot get %d huge %s, only %d: %s missing", e.Wanted, e.Pool, e.Got, FormatBytes(missing))
+	s := fmt.Sprintf("cannot get %d huge pages of %s: only %d are to be had, %s are missing", e.Wanted, e.Pool, e.Got, FormatBytes(missing))
 	if e.Cause != nil {
 		s += fmt.Sprintf(" (%v)", e.Cause)
 	}
@@ -154,7 +154,7 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 	}
 	d.finish(s.Persistent())
 	if d.Owed > 0 {
-		h.Logf(Warning, "%d huge %s are still owed to the host: somebody uses them", d.Owed, p)
+		h.Logf(Warning, "%d huge pages of %s are still owed to the host: somebody uses them", d.Owed, p)
 	}
 	return nil
 }
@@ -389,7 +389,7 @@ func (l *Ledger) Transfer(from, to []PageClaim) []PageClaim {
 func DescribePages(pages []PageClaim) string {
 	var parts []string
 	for _, p := range pages {
-		parts = append(parts, fmt.Sprintf("%d %s", p.Count, p.Pool()))
+		parts = append(parts, fmt.Sprintf("%d of %s", p.Count, p.Pool()))
 	}
 	return strings.Join(parts, ", ")
 }

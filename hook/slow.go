@@ -85,6 +85,7 @@ func (w *Worker) start() error {
 	defer replies.Close()
 	// The program as it runs, also when an upgrade has replaced its file meanwhile.
 	cmd := exec.Command("/proc/self/exe", WorkerCommand, w.Root)
+	cmd.Args[0] = "qemu-hook"
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{theirs, replies}

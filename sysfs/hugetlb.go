@@ -16,7 +16,8 @@ type Pool struct {
 	Node int
 }
 
-func (p Pool) String() string { return fmt.Sprintf("%d KiB pages on node %d", p.KiB, p.Node) }
+// String names the pool after "pages of": "2048 KiB on node 0".
+func (p Pool) String() string { return fmt.Sprintf("%d KiB on node %d", p.KiB, p.Node) }
 
 func (p Pool) path() string {
 	return fmt.Sprintf("%s/hugepages/hugepages-%dkB/", nodePath(p.Node), p.KiB)

@@ -308,7 +308,7 @@ func (b *budget) describe(p *hook.Proposal) {
 			continue
 		}
 		p.Claim.Pages = append(p.Claim.Pages, hook.PageClaim{KiB: pool.KiB, Node: pool.Node, Count: pb.claimed, Elsewhere: !pb.bound})
-		p.Line("%d huge %s (%s): %d free, %d added", pb.claimed, pool, hook.FormatBytes(pb.claimed*pool.KiB<<10), pb.claimed-pb.missing, pb.missing)
+		p.Line("%d of %s, %s: %d are free, %d are added", pb.claimed, pool, hook.FormatBytes(pb.claimed*pool.KiB<<10), pb.claimed-pb.missing, pb.missing)
 	}
 }
 
