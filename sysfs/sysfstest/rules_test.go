@@ -20,13 +20,7 @@ type door struct {
 func doors() []door {
 	return []door{
 		{"in process", func(_ *testing.T, h *sysfstest.Host) sysfs.FS { return h.FS() }},
-		{"fuse", func(t *testing.T, h *sysfstest.Host) sysfs.FS {
-			fs, err := sysfs.New(fusetest.Mount(t, h))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return fs
-		}},
+		{"fuse", func(t *testing.T, h *sysfstest.Host) sysfs.FS { return fusetest.Open(t, h) }},
 	}
 }
 

@@ -3,13 +3,17 @@
 package fusetest
 
 import (
+	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
 )
 
@@ -22,6 +26,10 @@ const ciEnv = "QEMU_HOOK_CI"
 // A change that blocks in OnChange blocks its process, which then dies of no signal if the change is a driver's (bind,
 // unbind, drivers_probe, or a module's), as with a real kernel; from any other it can be killed. The end of the test
 // frees both.
+//
+// The test's own process must not execute a file of the mount, nor start a program in one of its directories: between
+// fork and exec the Go runtime cannot stop the thread that waits, while the answer may wait for the collector, which
+// wants all threads stopped. Start a program from elsewhere that does (a shell, the program under test), or use [Open].
 func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -58,4 +66,27 @@ func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
 		}
 	})
 	return dir
+}
+
+// Open mounts the host and returns it through the FUSE door, as the operating system sees it. Programs are started by a
+// shell.
+func Open(t testing.TB, h *sysfstest.Host) sysfs.FS {
+	t.Helper()
+	dir := Mount(t, h)
+	fs, err := sysfs.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sysfs.FS{Kernel: kernel{fs.Kernel, dir}}
+}
+
+// kernel is the mounted host, less the danger in starting its programs.
+type kernel struct {
+	sysfs.Kernel
+	dir string
+}
+
+func (k kernel) Run(ctx context.Context, name string, args ...string) error {
+	args = append([]string{"-c", `exec "$0" "$@"`, filepath.Join(k.dir, name)}, args...)
+	return exec.CommandContext(ctx, "/bin/sh", args...).Run()
 }
