@@ -5,6 +5,8 @@ package fusetest
 import (
 	"context"
 	"errors"
+	"io"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +47,7 @@ func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
 	s := newServer(h)
 	server, err := fuse.NewServer(s, dir, &fuse.MountOptions{
 		DirectMountStrict: true, FsName: h.Name(), Name: "sysfstest", DisableXAttrs: true, DisableReadDirPlus: true,
+		Logger: log.New(io.Discard, "", 0), // answers to those who were killed meanwhile
 	})
 	if err != nil {
 		fail("cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
