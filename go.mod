@@ -8,6 +8,7 @@ require (
 	github.com/google/renameio/v2 v2.0.2
 	github.com/prometheus/procfs v0.20.0
 	golang.org/x/sys v0.45.0
+	golang.org/x/tools v0.42.0
 	libvirt.org/go/libvirtxml v1.12002.0
 )
 
@@ -18,6 +19,5 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/rogpeppe/go-internal v1.16.0
-	golang.org/x/tools v0.42.0
 	pgregory.net/rapid v1.3.0
 )

@@ -209,19 +209,3 @@ func backIf[T comparable](set *T, now, old T) *T {
 	}
 	return &old
 }
-
-// FormatBytes prints a size for people, exactly where it is a multiple of a binary unit.
-func FormatBytes(n uint64) string {
-	units := []string{"KiB", "MiB", "GiB", "TiB"}
-	unit, v := "bytes", n
-	for _, u := range units {
-		if v < 1024 {
-			break
-		}
-		if v%1024 != 0 {
-			return fmt.Sprintf("%.1f %s", float64(v)/1024, u)
-		}
-		v, unit = v/1024, u
-	}
-	return fmt.Sprintf("%d %s", v, unit)
-}

@@ -58,7 +58,7 @@ func commandNames() []string {
 
 func runCommand(o options, args []string) int {
 	if len(args) == 0 {
-		fmt.Fprint(os.Stderr, usage())
+		copyErr(usage())
 		return 2
 	}
 	switch args[0] {
@@ -312,7 +312,10 @@ func runRecover(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	if name == "" && !onRecord(h) {
+	if !onRecord(h) {
+		if name != "" {
+			return fmt.Errorf("no guest %q is on record; see qemu-hook status", name)
+		}
 		out("no guest holds anything")
 		return nil
 	}

@@ -92,5 +92,6 @@ func shorten(s string) string {
 	return cut
 }
 
-// copyOut prints text as it is.
+// copyOut prints text as it is, copyErr to stderr.
 func copyOut(s string) { _, _ = io.WriteString(os.Stdout, s) }
+func copyErr(s string) { _, _ = io.WriteString(os.Stderr, s) }
