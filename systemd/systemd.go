@@ -3,6 +3,13 @@ package systemd
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
 
 	"qemu-hook/cpuset"
 )
@@ -17,5 +24,158 @@ type Manager interface {
 }
 
 // New returns the manager of the host under root; it dials on first use. The environment's
-// DBUS_SYSTEM_BUS_ADDRESS is honoured.
-func New(root string) Manager { panic("unwritten") }
+// DBUS_SYSTEM_BUS_ADDRESS is honoured. Without it, root asks the running host's systemd directly, so that it works
+// without a bus too; everybody else, and everybody under another root, asks the system bus.
+func New(root string) Manager {
+	return &manager{
+		addresses: addresses(root, os.Getenv("DBUS_SYSTEM_BUS_ADDRESS"), os.Geteuid()),
+		turn:      make(chan struct{}, 1),
+	}
+}
+
+// manager is the real one.
+type manager struct {
+	addresses []address // tried in this order
+
+	turn chan struct{} // one call at a time; a channel, as waiting for it ends with the context
+	conn *connection   // nil before the first call, and after one that broke it
+}
+
+// AllowedCPUs implements [Manager].
+func (m *manager) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, error) {
+	var mask []byte
+	kind, err := unitType(unit)
+	if err == nil {
+		var p *sd.Property
+		err = m.do(ctx, func(c *sd.Conn) (err error) {
+			p, err = c.GetUnitTypePropertyContext(ctx, unit, kind, "AllowedCPUs")
+			return err
+		})
+		if err == nil {
+			var ok bool
+			if mask, ok = p.Value.Value().([]byte); !ok {
+				err = fmt.Errorf("it has the type %s, want ay", p.Value.Signature())
+			}
+		}
+	}
+	if err != nil {
+		return cpuset.Set{}, fmt.Errorf("cannot read AllowedCPUs of %s over D-Bus: %w", unit, err)
+	}
+	return cpuset.FromBytes(mask), nil
+}
+
+// SetAllowedCPUs implements [Manager].
+func (m *manager) SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.Set) error {
+	_, err := unitType(unit)
+	if err == nil {
+		mask := cpus.Bytes()
+		if mask == nil {
+			mask = []byte{}
+		}
+		err = m.do(ctx, func(c *sd.Conn) error {
+			return c.SetUnitPropertiesContext(ctx, unit, true, sd.Property{Name: "AllowedCPUs", Value: dbus.MakeVariant(mask)})
+		})
+	}
+	if err == nil {
+		return nil
+	}
+	if cpus.Empty() {
+		return fmt.Errorf("cannot clear AllowedCPUs of %s over D-Bus: %w", unit, err)
+	}
+	return fmt.Errorf("cannot set AllowedCPUs of %s to %s over D-Bus: %w", unit, cpus, err)
+}
+
+// Close ends the connection; a later call makes a new one.
+func (m *manager) Close() {
+	m.turn <- struct{}{}
+	defer func() { <-m.turn }()
+	m.drop()
+}
+
+func (m *manager) drop() {
+	if m.conn != nil {
+		m.conn.close()
+		m.conn = nil
+	}
+}
+
+// unitType is the type under which a unit has its AllowedCPUs property.
+func unitType(unit string) (string, error) {
+	switch unit[strings.LastIndexByte(unit, '.')+1:] {
+	case "slice":
+		return "Slice", nil
+	case "scope":
+		return "Scope", nil
+	case "service":
+		return "Service", nil
+	}
+	return "", errors.New("it is no slice, scope or service")
+}
+
+// do calls systemd, once more over a new connection if the first was lost on the way: both calls mean the same when
+// they are made twice.
+func (m *manager) do(ctx context.Context, call func(*sd.Conn) error) error {
+	select {
+	case m.turn <- struct{}{}:
+		defer func() { <-m.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for again := false; ; again = true {
+		if m.conn == nil {
+			conn, err := dialFirst(ctx, m.addresses)
+			if err != nil {
+				return err
+			}
+			m.conn = conn
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := call(m.conn.Conn)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if !lost(err) {
+			return plain(err)
+		}
+		m.drop()
+		if again {
+			return fmt.Errorf("the connection was lost, twice: %w", cause(plain(err)))
+		}
+	}
+}
+
+// lost reports whether a call got no answer: the connection broke, which has many names, or systemd left the bus
+// meanwhile.
+func lost(err error) bool {
+	var reply dbus.Error
+	if errors.As(err, &reply) {
+		switch reply.Name {
+		case "org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Disconnected":
+			return true
+		}
+		return false
+	}
+	return true
+}
+
+// plain puts an answer of systemd in the form of our errors.
+func plain(err error) error {
+	var reply dbus.Error
+	if !errors.As(err, &reply) {
+		return err
+	}
+	return &ReplyError{Name: reply.Name, Message: strings.TrimSuffix(reply.Error(), ".")}
+}
+
+// A ReplyError is systemd's or the bus's refusal.
+type ReplyError struct {
+	Name    string // "org.freedesktop.systemd1.NoSuchUnit"
+	Message string
+}
+
+func (e *ReplyError) Error() string { return e.Message }
