@@ -2,6 +2,7 @@
 package bench
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/sysfs/sysfstest/fusetest"
 	"qemu-hook/systemd/systemdtest"
@@ -21,7 +24,6 @@ import (
 
 var (
 	hookFlag  = flag.String("hook", "", "the program")
-	readFlag  = flag.String("pressure", "", "the program bench/pressure")
 	emptyFlag = flag.String("empty", "", "an empty Go program")
 	runsFlag  = flag.Int("runs", 200, "how often each start is measured")
 	tripsFlag = flag.Int("trips", 10, "how often a guest is prepared and released")
@@ -201,7 +203,7 @@ func roundTrip(b *testing.B) {
 	domain := readDomain(b, "win11.xml")
 	prepare := call{args: []string{*hookFlag, "--root", root, "win11", "prepare", "begin", "-"}, env: env, stdin: domain}
 	release := call{args: []string{*hookFlag, "--root", root, "win11", "release", "end", "shutdown"}, env: env, stdin: domain}
-	perRequest := doorCost(b, filepath.Join(root, "sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"))
+	perRequest := doorCost(b, root)
 	var there, back, both, own costs
 	asked := 0
 	for i := range *tripsFlag + 1 {
@@ -254,25 +256,65 @@ func roundTrip(b *testing.B) {
 }
 
 // doorCost measures what a request to the model costs the process that makes it: the kernel suspends it and wakes the
-// model's process, which no attribute of a real host does.
-func doorCost(b *testing.B, attr string) time.Duration {
-	const times = 300
-	var costs []time.Duration
-	for range 7 {
-		var used [2]time.Duration
-		var asked [2]int
-		for i, n := range []string{"0", strconv.Itoa(times)} {
+// model's process, which no attribute of a real host does. It has the hook plan, which only reads, on the model and on
+// a plain copy of its files.
+func doorCost(b *testing.B, root string) time.Duration {
+	copied := b.TempDir()
+	if err := copyTree(root, copied); err != nil {
+		b.Fatal(err)
+	}
+	domain := readDomain(b, "win11.xml")
+	var used [2]costs
+	asked := 0
+	for range 15 {
+		for i, dir := range []string{root, copied} {
 			before := reads(b)
-			c, err := measure(call{args: []string{*readFlag, "read", attr, n}})
+			c, err := measure(call{args: []string{*hookFlag, "--root", dir, "plan"}, stdin: domain})
 			if err != nil {
 				b.Fatal(err)
 			}
-			used[i], asked[i] = c.cpu, reads(b)-before
+			used[i] = append(used[i], c)
+			if i == 0 {
+				asked = reads(b) - before
+			}
 		}
-		costs = append(costs, (used[1]-used[0])/time.Duration(max(asked[1]-asked[0], 1)))
 	}
-	// The least: what else the machine does must not be taken for the door.
-	return slices.Min(costs)
+	return (fastest(used[0], cpu) - fastest(used[1], cpu)) / time.Duration(asked)
+}
+
+// copyTree copies what a plan looks at.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(name string, d os.DirEntry, err error) error {
+		rel, rerr := filepath.Rel(from, name)
+		if err != nil || rerr != nil || rel == "." {
+			return errors.Join(err, rerr)
+		}
+		target := filepath.Join(to, rel)
+		switch {
+		case d.IsDir():
+			return os.Mkdir(target, 0o755)
+		case d.Type()&os.ModeSymlink != 0:
+			link, err := os.Readlink(name)
+			if err != nil {
+				return err
+			}
+			return os.Symlink(link, target)
+		case d.Type()&os.ModeDevice != 0:
+			var st unix.Stat_t
+			if err := unix.Lstat(name, &st); err != nil {
+				return err
+			}
+			return unix.Mknod(target, st.Mode, int(st.Rdev))
+		case !d.Type().IsRegular():
+			return nil
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			// What nobody can read, a plan does not read.
+			return nil
+		}
+		return os.WriteFile(target, content, 0o644)
+	})
 }
 
 // reads returns how many times this process has read from anything: the model reads each request from /dev/fuse.

@@ -1,10 +1,8 @@
-// Command pressure helps the benchmarks: it brings a host's memory into the state that bench/hugepages measures in, and
-// reads an attribute often.
+// Command pressure brings a host's memory into the state that bench/hugepages measures in.
 //
 //	pressure fill FILE BYTES   make a sparse file and read it, so that the page cache holds it
 //	pressure resident FILE     print how many bytes of a file the page cache holds
 //	pressure hold BYTES        touch memory page by page, give every other page back, keep the rest until stdin ends
-//	pressure read FILE TIMES   read a file as the hook reads attributes
 package main
 
 import (
@@ -43,19 +41,8 @@ func run(args []string) error {
 			return err
 		}
 		return hold(size)
-	case len(args) == 3 && args[0] == "read":
-		times, err := strconv.Atoi(args[2])
-		if err != nil {
-			return err
-		}
-		for range times {
-			if err := read(args[1]); err != nil {
-				return err
-			}
-		}
-		return nil
 	}
-	return fmt.Errorf("want fill FILE BYTES, resident FILE or hold BYTES or read FILE TIMES")
+	return fmt.Errorf("want fill FILE BYTES, resident FILE or or hold BYTES")
 }
 
 // fill reads a file with nothing in it: its pages cost memory and no disk.
@@ -135,18 +122,4 @@ func hold(size int) error {
 	fmt.Println("held")
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
-}
-
-func read(name string) error {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	buf := make([]byte, 4096)
-	for {
-		if n, err := unix.Read(fd, buf); n == 0 || err != nil {
-			return err
-		}
-	}
 }
