@@ -5,14 +5,13 @@ go 1.26
 require (
 	github.com/BurntSushi/toml v1.6.0
 	github.com/coreos/go-systemd/v22 v22.7.0
+	github.com/godbus/dbus/v5 v5.2.4
 	github.com/google/renameio/v2 v2.0.2
 	github.com/prometheus/procfs v0.20.0
 	golang.org/x/sys v0.45.0
 	golang.org/x/tools v0.42.0
 	libvirt.org/go/libvirtxml v1.12002.0
 )
-
-require github.com/godbus/dbus/v5 v5.2.4 // indirect
 
 // What follows is needed by tests alone.
 require (

@@ -104,6 +104,9 @@ func (e *ShortageError) Unwrap() error { return e.Cause }
 // SettleHugepages finishes what an interrupted process left, and gives back what is owed as far as it is free.
 // What cannot be freed now stays owed; only a pool that cannot be read or written is an error.
 func (h *Host) SettleHugepages() error {
+	if len(h.Ledger.Pools) == 0 {
+		return nil
+	}
 	var errs error
 	for _, key := range sortedKeys(h.Ledger.Pools) {
 		p, err := parsePoolKey(key)

@@ -1,8 +1,12 @@
 package sysfs
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -74,13 +78,16 @@ func (h FS) IsVFIO(address string) (bool, error) {
 // the driver is built in or registered already.
 type VFIODriver struct{ Name, Module string }
 
+// A VFIOAlias is a line of modules.alias that says which functions a vfio driver's module is for.
+type VFIOAlias struct{ Pattern, Module string }
+
 // VFIODriver returns the vfio driver that libvirt would choose for the function: want (<driver model>) if given, else
-// the most exact "vfio_pci:" alias of the running kernel, else vfio-pci.
-func (h FS) VFIODriver(address, want string) (VFIODriver, error) {
+// the one with the most exact of the aliases, else vfio-pci.
+func (h FS) VFIODriver(address, want string, aliases []VFIOAlias) (VFIODriver, error) {
 	module := want
 	if module == "" {
 		var err error
-		if module, err = h.vfioModule(address); err != nil {
+		if module, err = h.vfioModule(address, aliases); err != nil {
 			return VFIODriver{}, err
 		}
 	}
@@ -100,39 +107,51 @@ func (h FS) VFIODriver(address, want string) (VFIODriver, error) {
 	return VFIODriver{Name: name, Module: module}, nil
 }
 
-// vfioModule returns the module whose "vfio_pci:" alias fits the function with the fewest wildcards.
-func (h FS) vfioModule(address string) (string, error) {
-	const generic = "vfio_pci"
+// VFIOAliases returns the "vfio_pci:" lines of the running kernel's modules.alias (depmod(8)), none if it has no
+// modules.
+func (h FS) VFIOAliases() ([]VFIOAlias, error) {
+	dir, err := h.ModulesDir()
+	if err != nil || dir == "" {
+		return nil, err
+	}
+	text, err := h.ReadFile(dir + "/modules.alias")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "read", Path: dir + "/modules.alias", Err: err}
+	}
+	// The file is long and few of its lines count: it is searched, not split.
+	var aliases []VFIOAlias
+	mark := []byte("\nalias vfio_pci:")
+	rest := slices.Insert(text, 0, '\n')
+	for {
+		i := bytes.Index(rest, mark)
+		if i < 0 {
+			return aliases, nil
+		}
+		rest = rest[i+1:]
+		line, _, _ := bytes.Cut(rest, []byte("\n"))
+		if f := strings.Fields(string(line)); len(f) == 3 {
+			aliases = append(aliases, VFIOAlias{Pattern: strings.TrimPrefix(f[1], "vfio_"), Module: f[2]})
+		}
+		rest = rest[len(line):]
+	}
+}
+
+// vfioModule returns the module whose alias fits the function with the fewest wildcards.
+func (h FS) vfioModule(address string, aliases []VFIOAlias) (string, error) {
 	modalias, err := h.Read(PCIDevice(address) + "/modalias")
 	if err != nil {
 		return "", err
 	}
-	dir, err := h.ModulesDir()
-	if err != nil || dir == "" {
-		return generic, err
-	}
-	aliases, err := h.ReadFile(dir + "/modules.alias")
-	if err != nil {
-		// A kernel without loadable modules has none.
-		return generic, nil
-	}
-	best, fewest := generic, -1
-	for rest := string(aliases); ; {
-		i := strings.Index(rest, "alias vfio_pci:")
-		if i < 0 {
-			return best, nil
-		}
-		line, after, _ := strings.Cut(rest[i:], "\n")
-		rest = after
-		fields := strings.Fields(line)
-		if len(fields) != 3 {
-			continue
-		}
-		ok, err := path.Match(strings.TrimPrefix(fields[1], "vfio_"), modalias)
-		if n := strings.Count(fields[1], "*"); err == nil && ok && (fewest < 0 || n < fewest) {
-			best, fewest = fields[2], n
+	best, fewest := "vfio_pci", -1
+	for _, a := range aliases {
+		ok, err := path.Match(a.Pattern, modalias)
+		if n := strings.Count(a.Pattern, "*"); err == nil && ok && (fewest < 0 || n < fewest) {
+			best, fewest = a.Module, n
 		}
 	}
+	return best, nil
 }
 
 // FormatPCI describes a function for a message: address, id and driver.

@@ -44,7 +44,7 @@ func newHost(o options) (*hook.Host, error) {
 		State:   state.Open(filepath.Join(o.rootDir(), stateDir), boot),
 		Config:  hook.DefaultConfig(),
 		Ledger:  &hook.Ledger{Guests: map[string]*hook.Guest{}},
-		Now:     time.Now,
+		Now:     func() time.Time { return time.Now().UTC() },
 	}
 	if o.root == "" {
 		h.Log = journalLog

@@ -1,5 +1,11 @@
 // Command qemu-hook prepares a host for a libvirt guest with passed-through PCI functions, pinned CPUs and huge pages,
 // and gives everything back afterwards. libvirtd runs it as its qemu hook; people run it to see and to mend.
+//
+// The runtime need not look at the control group for a number of processors: the program is short, and its start is
+// what every event of every guest pays for.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

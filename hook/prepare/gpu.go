@@ -18,6 +18,13 @@ func (pciStep) Name() string { return "pci" }
 
 func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Proposal, error) {
 	var p hook.Proposal
+	if len(n.PCI) == 0 {
+		return p, nil
+	}
+	aliases, err := h.VFIOAliases()
+	if err != nil {
+		return p, err
+	}
 	iommuOff := false
 	for _, f := range n.PCI {
 		if !h.Exists(sysfs.PCIDevice(f.Address)) {
@@ -45,7 +52,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 		if err := viable(h, n, f.Address, group, &p); err != nil {
 			return p, err
 		}
-		change, err := planDriver(h, f, &p)
+		change, err := planDriver(h, f, aliases, &p)
 		if err != nil {
 			return p, err
 		}
@@ -60,8 +67,8 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 }
 
 // planDriver plans the function's way from its driver to the vfio driver that libvirt would choose.
-func planDriver(h *hook.Host, f domain.Function, p *hook.Proposal) (*hook.PCIDriver, error) {
-	vfio, err := h.VFIODriver(f.Address, f.Driver)
+func planDriver(h *hook.Host, f domain.Function, aliases []sysfs.VFIOAlias, p *hook.Proposal) (*hook.PCIDriver, error) {
+	vfio, err := h.VFIODriver(f.Address, f.Driver, aliases)
 	if err != nil {
 		return nil, err
 	}
