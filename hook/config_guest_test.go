@@ -94,3 +94,12 @@ func TestForGuestMetadataKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestSharedKeysAreNotForOneGuest(t *testing.T) {
+	for _, key := range []string{`cpus.host = "0"`, `cpus.units = ["system.slice"]`} {
+		_, err := ParseConfig("config.toml", []byte("[guest.win11]\n"+key+"\n"))
+		if err == nil || !strings.Contains(err.Error(), "is for all guests together") {
+			t.Errorf("%s in a guest's table: %v", key, err)
+		}
+	}
+}

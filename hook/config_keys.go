@@ -15,15 +15,17 @@ type KeyDoc struct {
 	Key      string
 	Default  string // as TOML; "" for none
 	Doc      string // what it does and what is allowed
+	Shared   bool   // stands for all guests together: not in a [guest.NAME] table
 	Metadata string // what a domain's <metadata> may set: "" for nothing, "narrower" than the host's file, "any"
 }
 
-// ConfigKeys returns every key there is, in the order of the manual. All of them may stand in a [guest.NAME] table too.
+// ConfigKeys returns every key there is, in the order of the manual. All but those that are Shared may stand in a
+// [guest.NAME] table too.
 func ConfigKeys() []KeyDoc {
 	keys := configKeys()
 	docs := make([]KeyDoc, 0, len(keys))
 	for _, k := range keys {
-		d := KeyDoc{Key: k.name, Doc: k.doc, Metadata: string(k.meta)}
+		d := KeyDoc{Key: k.name, Doc: k.doc, Shared: k.shared(), Metadata: string(k.meta)}
 		if k.def != nil {
 			d.Default = configValue(k.def)
 		}
@@ -51,6 +53,9 @@ const (
 	metaNarrower configMeta = "narrower" // only as far as rank does not grow
 	metaAny      configMeta = "any"      // says what the domain asks for, and takes nothing from the host's decisions
 )
+
+// shared reports whether the key is about what guests share, so that it cannot differ from one guest to another.
+func (k configKey) shared() bool { return k.name == "cpus.host" || k.name == "cpus.units" }
 
 // configKeys is the one list of keys: the check, the defaults, the help and the README come from it.
 func configKeys() []configKey {

@@ -201,6 +201,10 @@ func (p *configParser) entry(path []string, guest string, v any) {
 	for _, k := range p.keys {
 		n, match := k.matches(path)
 		if match {
+			if guest != "" && k.shared() {
+				p.fail(full, nil, "is for all guests together; set "+k.name+" at the top level")
+				return
+			}
 			if err := k.set(p.scratch, path, v); err != nil {
 				p.fail(full, v, err.Error())
 				return

@@ -217,7 +217,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"guest.win11 = 3", ":1: guest.win11 = 3: want a table"},
 		{"guest.hugepages = 3", ":1: guest.hugepages = 3: lacks the guest's name; write guest.NAME.hugepages"},
 		{"[guest.win11]\nhugepages.kep = 3", ":2: guest.win11.hugepages.kep: no such key; did you mean hugepages.keep?"},
-		{"[guest.\"my vm\".cpus]\nhost = 3", `:2: guest."my vm".cpus.host = 3: want a list`},
+		{"[guest.\"my vm\".cpus]\nexclusive = 3", `:2: guest."my vm".cpus.exclusive = 3: want a list`},
 		{"guest.a.guest.b.enabled = true", ":1: guest.a.guest: no such key"},
 		{"guest.\"\".enabled = true", `guest."": is no name of a guest`},
 

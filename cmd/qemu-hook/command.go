@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
@@ -323,6 +325,7 @@ func runRecover(o options, args []string) error {
 		h.Config = cfg
 	}
 	var all []release.Recovery
+	signal.Ignore(syscall.SIGPIPE)
 	err = h.Locked(context.Background(), "recover "+name, newWorker(o), func() error {
 		all, err = release.Recover(context.Background(), h, name)
 		return err

@@ -73,6 +73,8 @@ func onRecord(h *hook.Host) bool {
 
 // act carries out an operation, for libvirt and for people alike.
 func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) error {
+	// libvirt may be gone before the hook is done: a write to its pipe must not kill half a preparation.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	name, uuid := n.Guest.Name, n.Guest.UUID

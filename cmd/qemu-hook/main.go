@@ -11,9 +11,7 @@ package main
 import (
 	"errors"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"qemu-hook/hook"
 )
@@ -26,8 +24,6 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is the whole program. The order is that of the contract with libvirt: its call is told from a person's before
 // anything else, and an event that asks nothing costs nothing.
 func run(args []string) int {
-	// libvirt may be gone before the hook is done: a write to its pipe must not kill half a preparation.
-	signal.Ignore(syscall.SIGPIPE)
 	if ev, ok := hook.ParseEvent(args, commandNames()); ok {
 		return handleEvent(options{}, ev)
 	}
