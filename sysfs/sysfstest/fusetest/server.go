@@ -73,13 +73,38 @@ func fill(st sysfs.Stat, a *fuse.Attr) {
 	}
 }
 
-// entry tells the kernel of a node reached by a path. Nothing may be cached.
+// lasting reports whether a directory is one that no rule of the model ever removes. The kernel may remember it, as it
+// does with a real host's: it would ask for each part of each path anew otherwise, at the expense of the program that
+// is measured. Nothing else is cached.
+func lasting(name string) bool {
+	for _, dir := range [...]string{"/sys/devices/system", "/sys/kernel", "/proc/sys"} {
+		if name == dir || strings.HasPrefix(name, dir+"/") {
+			return true
+		}
+	}
+	if strings.HasPrefix(name, "/sys/devices/pci") {
+		base := path.Base(name)
+		return strings.Count(base, ":") > 0 || base == "power"
+	}
+	switch name {
+	case "/sys", "/sys/bus", "/sys/bus/pci", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/devices", "/sys/fs",
+		"/sys/fs/cgroup", "/sys/module", "/proc", "/dev", "/dev/shm", "/dev/vfio", "/run", "/etc", "/lib":
+		return true
+	}
+	return false
+}
+
+// entry tells the kernel of a node reached by a path.
 func (s *server) entry(n sysfstest.Node, name string, out *fuse.EntryOut) {
 	s.mu.Lock()
 	s.names[uint64(n)] = name
 	s.mu.Unlock()
 	out.NodeId, out.Generation = uint64(n), 1
-	fill(s.v.Stat(n), &out.Attr)
+	st := s.v.Stat(n)
+	fill(st, &out.Attr)
+	if st.Type() == syscall.S_IFDIR && lasting(name) {
+		out.SetEntryTimeout(time.Hour)
+	}
 }
 
 func (s *server) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
