@@ -136,7 +136,7 @@ func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, er
 		return nil, err
 	}
 	if b.Systemd {
-		for dir := dropIn(unit); !h.Exists(dir); dir = path.Dir(dir) {
+		for dir := dropIn(unit); h.Ledger.newDropIn(dir) || !h.Exists(dir); dir = path.Dir(dir) {
 			b.NewDropIn = dir
 		}
 	}
@@ -147,9 +147,24 @@ func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, er
 	return b, h.SaveLedger()
 }
 
-// dropIn is where systemd keeps a property that was set at runtime.
+// newDropIn reports whether the folder was not there before the first claim: whichever unit is restored last removes it.
+func (l *Ledger) newDropIn(dir string) bool {
+	for _, b := range l.Units {
+		if b.NewDropIn == dir {
+			return true
+		}
+	}
+	return false
+}
+
+// dropIn is where systemd keeps a property that was set at runtime: for transient units, and a scope is always one,
+// beside the unit itself (unit_drop_in_dir in systemd's unit.c).
 func dropIn(unit string) string {
-	return "/run/systemd/system.control/" + unit + ".d/50-AllowedCPUs.conf"
+	dir := "/run/systemd/system.control/"
+	if strings.HasSuffix(unit, ".scope") {
+		dir = "/run/systemd/transient/"
+	}
+	return dir + unit + ".d/50-AllowedCPUs.conf"
 }
 
 // UnitCPUs returns the CPUs that the unit is limited to now, empty for no limit.
@@ -258,7 +273,13 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 			return err
 		}
 		if now != before {
-			if err := h.Write(name, before); err != nil {
+			err := h.Write(name, before)
+			if before == "" && errors.Is(err, syscall.ENOSPC) {
+				// Older kernels do not empty the CPUs of a cgroup that has tasks (validate_change in
+				// kernel/cgroup/cpuset.c, seen in 6.1): all CPUs are no limit either.
+				err = h.Write(name, all.String())
+			}
+			if err != nil {
 				return err
 			}
 		}

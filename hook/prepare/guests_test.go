@@ -349,3 +349,20 @@ func TestLimitLiftedOnPaperOnly(t *testing.T) {
 	}
 	r.wantAsBefore(before, "after release")
 }
+
+// A kernel that does not empty the CPUs of a cgroup with tasks is left with all of them, which is no limit.
+func TestCPUsCannotBeEmptied(t *testing.T) {
+	r := newRig(t, "server")
+	r.stale = sysfstest.StaleAlways
+	r.model.KeepCPUs()
+	g := serverGuest(1, "0000:41:00", cpuList(t, "4-7"), 100, 1)
+	if err := r.prepare(g); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.release(g); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range []string{"system.slice", "user.slice", "init.scope"} {
+		r.wantRead("/sys/fs/cgroup/"+unit+"/cpuset.cpus.effective", "0-63")
+	}
+}

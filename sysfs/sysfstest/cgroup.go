@@ -123,7 +123,11 @@ func (h *Host) setCpus(group, v string) error {
 	if !s.Minus(h.cpus.possible).Empty() {
 		return syscall.EINVAL
 	}
-	h.cgroups[group].cpus = s
+	g := h.cgroups[group]
+	if h.kernel.keepsCPUs && s.Empty() && !g.cpus.Empty() {
+		return syscall.ENOSPC // "cannot be changed to have empty cpus_allowed", kernel/cgroup/cpuset.c
+	}
+	g.cpus = s
 	return nil
 }
 

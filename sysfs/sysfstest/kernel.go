@@ -20,6 +20,7 @@ type kernel struct {
 	cmdline     string
 	bootID      string
 	systemd     bool
+	keepsCPUs   bool                  // cpuset.cpus cannot be emptied
 	controllers []string              // of the unified hierarchy; none if the host has only the old one
 	allowed     map[string]cpuset.Set // AllowedCPUs of unit files
 }
@@ -35,7 +36,6 @@ func (h *Host) addKernel() {
 	h.device("/dev/null", syscall.S_IFCHR, 1, 3, 0o666)
 	if h.kernel.systemd {
 		h.mkdir("/run/systemd/system")
-		h.mkdir("/run/systemd/system.control")
 	}
 	k := &h.kernel
 	h.value("/proc/cmdline", k.cmdline)
@@ -202,6 +202,13 @@ func (h *Host) FailProbe(addr, driver string, err syscall.Errno) {
 		return
 	}
 	h.probeErr[addr+" "+driver] = err
+}
+
+// KeepCPUs makes the kernel one of those that refuse to empty cpuset.cpus of a cgroup that has tasks, as 6.1 does.
+func (h *Host) KeepCPUs() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.kernel.keepsCPUs = true
 }
 
 // LoadModule loads a module with all it needs, as another program's modprobe does; UnloadModule is modprobe -r.

@@ -100,6 +100,15 @@ func unitGroup(unit string) string {
 	return group + "/" + unit
 }
 
+// dropIn is where a property that was set at runtime is kept; a scope is a transient unit.
+func dropIn(unit string) string {
+	dir := "/run/systemd/system.control/"
+	if path.Ext(unit) == ".scope" {
+		dir = "/run/systemd/transient/"
+	}
+	return dir + unit + ".d/50-AllowedCPUs.conf"
+}
+
 func (h *Host) setAllowedCPUs(unit string, cpus cpuset.Set, stale Stale) error {
 	group := unitGroup(unit)
 	section := map[string]string{".slice": "Slice", ".scope": "Scope", ".service": "Service"}[path.Ext(unit)]
@@ -107,7 +116,7 @@ func (h *Host) setAllowedCPUs(unit string, cpus cpuset.Set, stale Stale) error {
 		return errors.New("Unit name " + unit + " is not valid.") //nolint:staticcheck // systemd's words
 	}
 	h.units[unit] = cpus
-	h.text("/run/systemd/system.control/"+unit+".d/50-AllowedCPUs.conf", 0o644,
+	h.text(dropIn(unit), 0o644,
 		"# This is a drop-in unit file extension, created via \"systemctl set-property\"\n"+
 			"# or an equivalent operation. Do not edit.\n"+
 			"["+section+"]\nAllowedCPUs=\nAllowedCPUs="+strings.ReplaceAll(cpus.String(), ",", " ")+"\n")
@@ -161,7 +170,7 @@ func (s *Systemd) ReloadUnits() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for unit := range h.units {
-		if h.find("/run/systemd/system.control/"+unit+".d/50-AllowedCPUs.conf") == noNode {
+		if h.find(dropIn(unit)) == noNode {
 			h.units[unit] = h.kernel.allowed[unit]
 		}
 		if g := h.cgroups[unitGroup(unit)]; g != nil && !h.units[unit].Empty() {
