@@ -22,6 +22,7 @@ func handleEvent(o options, ev hook.Event) int {
 		// A user's own daemon (qemu:///session) runs the system's hook as that user.
 		return 0
 	}
+	beThrifty()
 	h, err := newHost(o)
 	if err != nil {
 		return eventStatus(ev, err)
