@@ -64,48 +64,84 @@ func (h *Host) SettleCPUs(ctx context.Context) error {
 	if host.Empty() {
 		return fmt.Errorf("cannot keep the host off CPUs %s: none would be left for it", claimed)
 	}
+	return h.narrow(ctx, host)
+}
+
+// A narrowing is a unit on its way to the CPUs that the host keeps.
+type narrowing struct {
+	unit string
+	base *UnitBaseline
+	want cpuset.Set
+	done bool // it has them
+}
+
+// narrow limits the units to the host's CPUs. All is looked at and recorded first, then all is set, then all is read
+// back: the ledger is written once, and the units settle side by side.
+func (h *Host) narrow(ctx context.Context, host cpuset.Set) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
 	var errs error
-	for _, unit := range h.Config.CPUs.Units {
-		if err := h.narrow(ctx, unit, host); err != nil {
-			errs = errors.Join(errs, fmt.Errorf("cannot keep %s off CPUs %s: %w", unit, claimed, err))
+	fail := func(unit string, err error) {
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("cannot keep %s on CPUs %s: %w", unit, host, err))
 		}
+	}
+	var units []narrowing
+	for _, unit := range h.Config.CPUs.Units {
+		n, err := h.planNarrow(ctx, unit, host)
+		if err != nil {
+			fail(unit, err)
+			continue
+		}
+		units = append(units, n)
+	}
+	if slices.ContainsFunc(units, func(n narrowing) bool { return !n.done }) {
+		if err := h.SaveLedger(); err != nil {
+			return errors.Join(errs, err)
+		}
+	}
+	for _, n := range units {
+		err := error(nil)
+		if !n.done {
+			err = h.setUnitCPUs(ctx, n.unit, n.base.Systemd, n.want)
+		}
+		if err == nil {
+			err = h.waitEffective(ctx, n.unit, n.want)
+		}
+		if err == nil {
+			n.base.Settled, n.base.Next = n.want, cpuset.Set{}
+		}
+		fail(n.unit, err)
 	}
 	return errs
 }
 
-// narrow limits a unit to the host's CPUs, within what it was limited to before.
-func (h *Host) narrow(ctx context.Context, unit string, host cpuset.Set) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
+// planNarrow looks what a unit has and shall have: the host's CPUs, within what it was limited to before.
+func (h *Host) planNarrow(ctx context.Context, unit string, host cpuset.Set) (narrowing, error) {
 	b, err := h.unitBaseline(ctx, unit)
 	if err != nil {
-		return err
+		return narrowing{}, err
 	}
-	want := host
+	n := narrowing{unit: unit, base: b, want: host}
 	if within := host.Intersect(b.Allowed); !within.Empty() {
-		want = within
+		n.want = within
 	}
 	now, err := h.UnitCPUs(ctx, unit, b.Systemd)
 	if err != nil {
-		return err
+		return narrowing{}, err
 	}
-	if !now.Equal(want) {
-		if b.drifted(now) {
-			return fmt.Errorf("its CPUs were set to %q by somebody else", now)
-		}
-		b.Next = want
-		if err := h.SaveLedger(); err != nil {
-			return err
-		}
-		if err := h.setUnitCPUs(ctx, unit, b.Systemd, want); err != nil {
-			return err
-		}
+	if !b.Next.Empty() && now.Equal(b.Next) {
+		// A process that was killed got this far.
+		b.Settled, b.Next = now, cpuset.Set{}
 	}
-	if err := h.waitEffective(ctx, unit, want); err != nil {
-		return err
+	if n.done = now.Equal(n.want); n.done {
+		return n, nil
 	}
-	b.Settled, b.Next = want, cpuset.Set{}
-	return nil
+	if b.drifted(now) {
+		return narrowing{}, fmt.Errorf("its CPUs were set to %q by somebody else", now)
+	}
+	b.Next = n.want
+	return n, nil
 }
 
 // drifted reports whether a value is none that the unit had before or was given.
@@ -144,7 +180,7 @@ func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, er
 		h.Ledger.Units = map[string]*UnitBaseline{}
 	}
 	h.Ledger.Units[unit] = b
-	return b, h.SaveLedger()
+	return b, nil
 }
 
 // newDropIn reports whether the folder was not there before the first claim: whichever unit is restored last removes it.

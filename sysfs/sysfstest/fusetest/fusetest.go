@@ -34,6 +34,20 @@ const ciEnv = "QEMU_HOOK_CI"
 // wants all threads stopped. Start a program from elsewhere that does (a shell, the program under test), or use [Open].
 func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
 	t.Helper()
+	return mount(t, newServer(h), h.Name())
+}
+
+// MountForgetful is Mount, but the kernel remembers no directory and asks for every part of every path. A program does
+// the same on both mounts, at another number of requests: that tells what a request costs it.
+func MountForgetful(t testing.TB, h *sysfstest.Host) (dir string) {
+	t.Helper()
+	s := newServer(h)
+	s.forgetful = true
+	return mount(t, s, h.Name())
+}
+
+func mount(t testing.TB, s *server, name string) (dir string) {
+	t.Helper()
 	dir = t.TempDir()
 	fail := t.Skipf
 	if os.Getenv(ciEnv) == "1" {
@@ -44,9 +58,8 @@ func Mount(t testing.TB, h *sysfstest.Host) (dir string) {
 	} else {
 		f.Close()
 	}
-	s := newServer(h)
 	server, err := fuse.NewServer(s, dir, &fuse.MountOptions{
-		DirectMountStrict: true, FsName: h.Name(), Name: "sysfstest", DisableXAttrs: true, DisableReadDirPlus: true,
+		DirectMountStrict: true, FsName: name, Name: "sysfstest", DisableXAttrs: true, DisableReadDirPlus: true,
 		Logger: log.New(io.Discard, "", 0), // answers to those who were killed meanwhile
 	})
 	if err != nil {

@@ -22,6 +22,8 @@ import (
 type server struct {
 	fuse.RawFileSystem
 	v sysfstest.VFS
+	// forgetful has the kernel ask for every part of every path.
+	forgetful bool
 
 	mu      sync.Mutex
 	names   map[uint64]string // path by which a node was last reached
@@ -102,7 +104,7 @@ func (s *server) entry(n sysfstest.Node, name string, out *fuse.EntryOut) {
 	out.NodeId, out.Generation = uint64(n), 1
 	st := s.v.Stat(n)
 	fill(st, &out.Attr)
-	if st.Type() == syscall.S_IFDIR && lasting(name) {
+	if st.Type() == syscall.S_IFDIR && !s.forgetful && lasting(name) {
 		out.SetEntryTimeout(time.Hour)
 	}
 }
