@@ -202,7 +202,7 @@ func TestHuge(t *testing.T) {
 	if s, err := ParseList(odd.set().String()); err != nil || s.Len() != Max/2 {
 		t.Errorf("%d CPUs, %v", s.Len(), err)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }

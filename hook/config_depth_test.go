@@ -39,7 +39,7 @@ func TestParseConfigHostile(t *testing.T) {
 	} {
 		start := time.Now()
 		_, err := ParseConfig("c", []byte(text))
-		if d := time.Since(start); d > time.Second {
+		if d := time.Since(start); d > 30*time.Second {
 			t.Errorf("%s: %v, %.100v", name, d, err)
 		} else {
 			t.Logf("%s: %v, %.100v", name, d, err)

@@ -257,7 +257,7 @@ c:8: guest.w.enabled = 0: want true or false`
 	}
 	start := time.Now()
 	_, err = ParseConfig("c", []byte(many.String()))
-	if n := strings.Count(err.Error(), "\n"); n > configMaxErrors || time.Since(start) > time.Second {
+	if n := strings.Count(err.Error(), "\n"); n > configMaxErrors || time.Since(start) > 30*time.Second {
 		t.Errorf("%d errors in %v", n+1, time.Since(start))
 	}
 }
@@ -269,7 +269,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		start := time.Now()
 		c, err := ParseConfig("c", data)
-		if d := time.Since(start); d > time.Second {
+		if d := time.Since(start); d > 30*time.Second {
 			t.Fatalf("%v for %q", d, data)
 		}
 		if (c == nil) == (err == nil) {

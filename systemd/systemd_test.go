@@ -181,7 +181,7 @@ func TestSlow(t *testing.T) {
 	}
 	start := time.Now()
 	err := m.SetAllowedCPUs(within(t, 50*time.Millisecond), "system.slice", cpuset.Of(1))
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 30*time.Second {
 		t.Errorf("error %v after %v", err, time.Since(start))
 	}
 	// The connection is as good as before.
@@ -282,7 +282,7 @@ func TestDeafBus(t *testing.T) {
 	m := client(t, "unix:path="+dbus.EscapeBusAddressValue(filepath.Join(dir, "s")))
 	start := time.Now()
 	_, err = m.AllowedCPUs(within(t, 50*time.Millisecond), "system.slice")
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 5*time.Second {
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 30*time.Second {
 		t.Errorf("error %v after %v", err, time.Since(start))
 	}
 }
