@@ -197,8 +197,11 @@ func (c *PCIDriver) rebind(ctx context.Context, h *Host, from, to string) error 
 	})
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), err == nil && driver != to:
-		return fmt.Errorf("cannot bind %s to %s: the kernel's probe left it with driver %s; the kernel log says why (dmesg)",
-			c.Address, to, orNone(driver))
+		left := "without a driver"
+		if driver != "" {
+			left = "on " + driver
+		}
+		return fmt.Errorf("cannot bind %s to %s: the kernel's probe left it %s; the kernel log says why (dmesg)", c.Address, to, left)
 	case err != nil:
 		return err
 	}

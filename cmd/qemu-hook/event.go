@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
 
 	"qemu-hook/domain"
@@ -63,9 +65,14 @@ func eventStatus(ev hook.Event, err error) int {
 	return 0
 }
 
-// onRecord reports whether any guest has anything.
+// onRecord reports whether any guest has anything, or a killed hook left the beginnings of a record, which the next
+// one to take the lock removes.
 func onRecord(h *hook.Host) bool {
 	if h.Exists(stateDir + "/" + hook.LedgerDocument) {
+		return true
+	}
+	names, err := h.ReadDir(stateDir)
+	if err == nil && slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, ".") }) {
 		return true
 	}
 	logs, err := h.State.Guests()

@@ -96,5 +96,5 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
-// silentError ends a command with status 1 when all that is to say was said.
+// errSaid ends a command with status 1 when all that is to say was said.
 var errSaid = errors.New("")

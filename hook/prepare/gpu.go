@@ -38,7 +38,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 			continue
 		}
 		if owner := h.Ledger.PCIOwner(f.Address, n.Guest.UUID); owner != nil {
-			p.Refuse("%s is taken by guest %s; stop that guest first", h.FormatPCI(f.Address), owner.Name)
+			p.Refuse("%s is taken by guest %s; stop that guest, or if it runs no longer: qemu-hook recover %q", h.FormatPCI(f.Address), owner.Name, owner.Name)
 			continue
 		}
 		group, err := h.PCIGroup(f.Address)
@@ -101,7 +101,8 @@ func viable(h *hook.Host, n *domain.Needs, address, group string, p *hook.Propos
 			continue
 		}
 		if owner := h.Ledger.PCIOwner(s, n.Guest.UUID); owner != nil {
-			p.Refuse("%s shares IOMMU group %s with %s, which guest %s has; stop that guest first", address, group, s, owner.Name)
+			p.Refuse("%s shares IOMMU group %s with %s, which guest %s has; stop that guest, or if it runs no longer: qemu-hook recover %q",
+				address, group, s, owner.Name, owner.Name)
 			continue
 		}
 		inWay, err := inTheWay(h, s)

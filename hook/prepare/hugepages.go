@@ -57,7 +57,11 @@ func pageRequests(h *hook.Host, n *domain.Needs, p *hook.Proposal) ([]pageReques
 	if err != nil {
 		return nil, err
 	}
-	preferred, err := preferredNodes(h, n)
+	nodes, err := h.MemoryNodes()
+	if err != nil {
+		return nil, err
+	}
+	preferred, err := preferredNodes(h, n, nodes)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +82,10 @@ func pageRequests(h *hook.Host, n *domain.Needs, p *hook.Proposal) ([]pageReques
 				m.Bytes>>10, m.GuestNode, kib, m.Bytes>>10%kib)
 			continue
 		}
+		if absent := m.HostNodes.Minus(nodes); !absent.Empty() {
+			p.Refuse("the domain wants memory on node %s, and the host has some on %s only; correct <numatune>", absent, nodes)
+			continue
+		}
 		r := pageRequest{kib: kib, count: m.Bytes / (kib << 10), nodes: preferred}
 		if !m.HostNodes.Empty() && m.Mode != "restrictive" {
 			r.nodes = slices.Collect(m.HostNodes.All())
@@ -93,11 +101,7 @@ func pageRequests(h *hook.Host, n *domain.Needs, p *hook.Proposal) ([]pageReques
 }
 
 // preferredNodes returns all nodes with memory: first those of the vCPUs' pins, then those with the most memory free.
-func preferredNodes(h *hook.Host, n *domain.Needs) ([]int, error) {
-	nodes, err := h.MemoryNodes()
-	if err != nil {
-		return nil, err
-	}
+func preferredNodes(h *hook.Host, n *domain.Needs, nodes cpuset.Set) ([]int, error) {
 	near, err := h.NodesOf(n.Pinned)
 	if err != nil {
 		return nil, err
@@ -248,12 +252,12 @@ func (b *budget) take(p sysfs.Pool, n uint64, grow bool) (uint64, error) {
 func (b *budget) refuse(r pageRequest, left uint64, nodes []int, p *hook.Proposal) {
 	var where []string
 	for _, node := range nodes {
-		if m, err := b.h.NodeMemory(node); err == nil {
-			where = append(where, fmt.Sprintf("node %d has %s free and %s reclaimable",
-				node, hook.FormatBytes(m.Free), hook.FormatBytes(m.Reclaimable)))
-		} else {
-			where = append(where, fmt.Sprintf("the host has no node %d with memory", node))
+		m, err := b.h.NodeMemory(node)
+		if err != nil {
+			continue
 		}
+		where = append(where, fmt.Sprintf("node %d has %s free and %s reclaimable",
+			node, hook.FormatBytes(m.Free), hook.FormatBytes(m.Reclaimable)))
 	}
 	p.Refuse("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
 		r.count, r.kib, left, hook.FormatBytes(left*r.kib<<10), strings.Join(where, ", "))
@@ -312,6 +316,15 @@ func (b *budget) describe(p *hook.Proposal) {
 	}
 }
 
+// mountOption renders a page size as people give it to mount(8): "2M", "1G".
+func mountOption(kib uint64) string {
+	units := "KMG"
+	for ; len(units) > 1 && kib%1024 == 0; units = units[1:] {
+		kib /= 1024
+	}
+	return fmt.Sprintf("%d%c", kib, units[0])
+}
+
 // warnUnmounted warns where libvirt will find no hugetlbfs for a page size; memory from memfd needs none.
 func warnUnmounted(h *hook.Host, requests []pageRequest, p *hook.Proposal) error {
 	def, err := h.DefaultHugePageKiB()
@@ -326,7 +339,7 @@ func warnUnmounted(h *hook.Host, requests []pageRequest, p *hook.Proposal) error
 		if !mounted[r.kib] {
 			mounted[r.kib] = true
 			p.Warn("no hugetlbfs is mounted for pages of %d KiB: unless the domain uses <source type='memfd'/>, libvirt will refuse; "+
-				"mount one with pagesize=%dK and restart libvirtd", r.kib, r.kib)
+				"mount one with pagesize=%s and restart libvirtd", r.kib, mountOption(r.kib))
 		}
 	}
 	return nil
