@@ -106,6 +106,10 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	} else {
 		h.Logf(hook.Warning, "%s %s goes on without the configuration: %v", op, name, err)
 	}
+	if op != "prepare" {
+		// Half a release helps nobody: a signal ends a preparation, which then gives back, and nothing else.
+		ctx = context.WithoutCancel(ctx)
+	}
 	return h.Locked(ctx, op+" "+name, newWorker(o), func() error {
 		switch op {
 		case "prepare":
