@@ -305,19 +305,17 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 	}
 	if name := h.CgroupCPUs(unit); name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
 		now, err := h.Read(name)
-		if err != nil {
-			return err
+		if err == nil && now != before {
+			err = h.Write(name, before)
 		}
-		if now != before {
-			err := h.Write(name, before)
-			if before == "" && errors.Is(err, syscall.ENOSPC) {
-				// Older kernels do not empty the CPUs of a cgroup that has tasks (validate_change in
-				// kernel/cgroup/cpuset.c, seen in 6.1): all CPUs are no limit either.
-				err = h.Write(name, all.String())
-			}
-			if err != nil {
-				return err
-			}
+		if before == "" && errors.Is(err, syscall.ENOSPC) {
+			// Older kernels do not empty the CPUs of a cgroup that has tasks (validate_change in
+			// kernel/cgroup/cpuset.c, seen in 6.1): all CPUs are no limit either.
+			err = h.Write(name, all.String())
+		}
+		// systemd takes the controller away when no unit needs it any more, and the file with it.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	var now cpuset.Set
