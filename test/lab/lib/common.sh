@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# What all parts of the lab on this side share: settings and words.
+
+# Settings, all from the environment and all optional.
+LAB_DIR=${LAB_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/qemu-hook-lab} # images and logs
+LAB_MEMORY=${LAB_MEMORY:-6144}                                    # MiB, half of it on each node
+LAB_BOOT_SECONDS=${LAB_BOOT_SECONDS:-240}                         # until a boot counts as hung
+LAB_TIMES=${LAB_TIMES:-1}                                         # by how much the scenarios' time limits grow, for a busy computer
+LAB_SUITE=${LAB_SUITE:-bookworm}                                  # the Debian in the machine
+
+say() { printf 'lab: %s\n' "$*" >&2; }
+
+die() {
+	say "$*"
+	exit 1
+}
+
+# one_lab keeps a second lab from starting beside this one.
+one_lab() {
+	((EUID == 0)) || die "building the machine takes root"
+	mkdir -p "$LAB_DIR/runs"
+	exec 8>"$LAB_DIR/lock"
+	flock -n 8 || die "another lab runs already (it holds $LAB_DIR/lock)"
+}
+
+# packages PROGRAM:PACKAGE… installs what is missing.
+packages() {
+	local need missing=()
+	for need; do
+		command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
+	done
+	((${#missing[@]} > 0)) || return 0
+	say "installing ${missing[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}

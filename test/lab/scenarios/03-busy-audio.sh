@@ -1,0 +1,13 @@
+# shows: a card whose sound is in use is refused at once: its driver would not let go before the program does
+# expect-fail: issue 4: nobody looks yet who has the card's nodes open
+node=$(basename "${PCI}01:00.1"/sound/card*)
+helper hold "/dev/snd/control${node^c}"
+define win
+refused win "x"
+explain 'file /run/qemu-hook/refusals.json: .*' "the refusal is kept for qemu-hook status until the next start"
+end_helper "$HELPER"
+as_before
+start win
+prepared win
+stop win
+as_before

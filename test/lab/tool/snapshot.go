@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bufio"
+	"crypto/sha256"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// A snapshot is all of the machine's state that the hook could change or is to leave alone: a value for each key.
+type snapshot map[string]string
+
+// printSnapshot prints "KEY = VALUE", sorted. What comes and goes by itself is not in it; each such exception is named
+// below where it is made.
+func printSnapshot() error {
+	s := snapshot{}
+	for _, part := range []func() error{
+		s.pci, s.pools, s.cpusets, s.interrupts, s.kernel, s.sysctls, s.devices, s.units, s.files, s.processes,
+	} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	w := bufio.NewWriter(os.Stdout)
+	for _, k := range slices.Sorted(maps.Keys(s)) {
+		fmt.Fprintf(w, "%s = %s\n", k, s[k])
+	}
+	return w.Flush()
+}
+
+// attribute is a kernel file's value on one line; "(null)" and a file that is not there are empty.
+func attribute(name string) string {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return ""
+	}
+	v := strings.Join(strings.Fields(string(data)), " ")
+	if v == "(null)" {
+		return ""
+	}
+	return v
+}
+
+// glob adds the attributes whose paths match, under their path.
+func (s snapshot) glob(patterns ...string) error {
+	for _, p := range patterns {
+		names, err := filepath.Glob(p)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			s[n] = attribute(n)
+		}
+	}
+	return nil
+}
+
+// pci is every function's driver, override and power.
+func (s snapshot) pci() error {
+	functions, err := filepath.Glob("/sys/bus/pci/devices/*")
+	if err != nil {
+		return err
+	}
+	for _, f := range functions {
+		driver, _ := os.Readlink(f + "/driver")
+		key := "pci " + filepath.Base(f) + " "
+		s[key+"driver"] = filepath.Base(driver)
+		for _, a := range []string{"driver_override", "enable", "numa_node", "power/control", "power_state", "d3cold_allowed", "resource"} {
+			s[key+a] = attribute(f + "/" + a)
+		}
+	}
+	return nil
+}
+
+// pools is every pool of huge pages, with what is in use and owed.
+func (s snapshot) pools() error {
+	return s.glob("/sys/devices/system/node/node*/hugepages/*/*_hugepages", "/sys/kernel/mm/hugepages/*/*_hugepages")
+}
+
+// cpusets is the CPUs of every slice and scope. A cgroup without the controller has its parent's: that libvirt turns
+// the controller on for its own cgroups is no difference.
+func (s snapshot) cpusets() error {
+	const root = "/sys/fs/cgroup"
+	effective := map[string]string{filepath.Dir(root): ""}
+	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return skipGone(err)
+		}
+		v := attribute(name + "/cpuset.cpus.effective")
+		if v == "" {
+			v = effective[filepath.Dir(name)]
+		}
+		effective[name] = v
+		if ext := filepath.Ext(name); ext == ".slice" || ext == ".scope" || name == root {
+			key := "cgroup " + strings.TrimPrefix(name, root) + " "
+			s[key+"effective"] = v
+			s[key+"cpus"] = attribute(name + "/cpuset.cpus")
+			s[key+"partition"] = attribute(name + "/cpuset.cpus.partition")
+		}
+		return nil
+	})
+}
+
+func skipGone(err error) error {
+	if os.IsNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// interrupts is the affinity of every interrupt, under the name of who handles it: a function that was given away and
+// came back may have got another number. Numbers that nobody handles come and go, but for the first 16.
+func (s snapshot) interrupts() error {
+	dirs, err := filepath.Glob("/proc/irq/[0-9]*")
+	if err != nil {
+		return err
+	}
+	values := map[string][]string{}
+	for _, d := range dirs {
+		key := "irq " + filepath.Base(d)
+		handlers, err := filepath.Glob(d + "/*/")
+		if err != nil {
+			return err
+		}
+		if len(handlers) > 0 {
+			var names []string
+			for _, h := range handlers {
+				names = append(names, filepath.Base(h))
+			}
+			key = "irq of " + strings.Join(names, " and ")
+		} else if n, err := strconv.Atoi(filepath.Base(d)); err != nil || n > 15 {
+			continue
+		}
+		values[key] = append(values[key], attribute(d+"/smp_affinity"))
+	}
+	for k, v := range values {
+		slices.Sort(v)
+		s[k] = strings.Join(v, " ")
+	}
+	return s.glob("/proc/irq/default_smp_affinity")
+}
+
+// kernel is what else of /sys a preparation may touch.
+func (s snapshot) kernel() error {
+	return s.glob(
+		"/sys/devices/system/cpu/online",
+		"/sys/devices/system/cpu/cpufreq/policy*/scaling_governor",
+		"/sys/devices/system/cpu/cpufreq/policy*/energy_performance_preference",
+		"/sys/devices/system/cpu/cpu*/power/pm_qos_resume_latency_us",
+		"/sys/devices/virtual/workqueue/cpumask",
+		"/sys/devices/virtual/workqueue/*/cpumask",
+		"/sys/bus/workqueue/devices/*/cpumask",
+		"/sys/class/vtconsole/*/bind",
+		"/sys/kernel/mm/transparent_hugepage/enabled",
+		"/sys/kernel/mm/transparent_hugepage/defrag",
+		"/sys/kernel/mm/ksm/run",
+		"/proc/fb",
+		"/proc/mounts",
+	)
+}
+
+// sysctls is all of /proc/sys, but for what counts or changes by itself.
+func (s snapshot) sysctls() error {
+	const root = "/proc/sys/"
+	own := []string{
+		"fs/aio-nr", "fs/binfmt_misc", "fs/dentry-state", "fs/file-nr", "fs/inode-nr", "fs/inode-state", "fs/quota",
+		"kernel/ns_last_pid", "kernel/perf_event_max_sample_rate", "kernel/pty/nr", "kernel/random", "net/core/netdev_rss_key",
+		"net/netfilter/nf_conntrack_count", "vm/stat_refresh",
+	}
+	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return skipGone(err)
+		}
+		key := strings.TrimPrefix(name, root)
+		if slices.Contains(own, key) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if info, err := d.Info(); err == nil && info.Mode().IsRegular() && info.Mode()&0o444 != 0 {
+			s["sysctl "+strings.ReplaceAll(key, "/", ".")] = attribute(name)
+		}
+		return nil
+	})
+}
+
+// devices is who may use which of the nodes that a guest or the host's user shares.
+func (s snapshot) devices() error {
+	for _, dir := range []string{"/dev/vfio", "/dev/dri", "/dev/snd", "/dev/shm"} {
+		if err := s.tree(dir, func(name string, st *syscall.Stat_t) string {
+			v := fmt.Sprintf("mode %o, owner %d:%d", st.Mode, st.Uid, st.Gid)
+			if dir == "/dev/shm" && st.Mode&syscall.S_IFMT == syscall.S_IFREG {
+				v += fmt.Sprintf(", inode %d, %d bytes", st.Ino, st.Size)
+			}
+			return v
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// files is our state and what is configured, by content. The lock is no state: it stays.
+func (s snapshot) files() error {
+	for _, dir := range []string{"/run/qemu-hook", "/etc/qemu-hook", "/etc/libvirt", "/run/systemd/system.control", "/run/systemd/transient"} {
+		if err := s.tree(dir, func(name string, st *syscall.Stat_t) string {
+			if st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+				return fmt.Sprintf("mode %o", st.Mode)
+			}
+			data, _ := os.ReadFile(name)
+			return fmt.Sprintf("mode %o, sha256 %.8x", st.Mode, sha256.Sum256(data))
+		}); err != nil {
+			return err
+		}
+	}
+	delete(s, "file /run/qemu-hook")
+	delete(s, "file /run/qemu-hook/lock")
+	return nil
+}
+
+func (s snapshot) tree(dir string, value func(string, *syscall.Stat_t) string) error {
+	return filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		var st syscall.Stat_t
+		if err == nil {
+			err = syscall.Lstat(name, &st)
+		}
+		if err != nil {
+			return skipGone(err)
+		}
+		s["file "+name] = value(name, &st)
+		return nil
+	})
+}
+
+// units is the state of every unit of systemd's.
+func (s snapshot) units() error {
+	out, err := exec.Command("systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager").Output()
+	if err != nil {
+		return fmt.Errorf("systemctl list-units: %w", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			return fmt.Errorf("systemctl list-units: no unit in %q", line)
+		}
+		s["unit "+f[0]] = strings.Join(f[1:4], " ")
+	}
+	return nil
+}
+
+// processes is what must not stay behind when a guest is gone; told by the program, as the hook's worker has no name
+// of its own.
+func (s snapshot) processes() error {
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return err
+	}
+	self := fmt.Sprintf("/proc/%d/exe", os.Getpid())
+	for _, l := range links {
+		program, err := os.Readlink(l)
+		if err != nil || l == self {
+			continue
+		}
+		switch name := filepath.Base(program); name {
+		case "qemu-hook", "qemu-system-x86_64", "virsh", "labtool":
+			s["processes of "+name] += "x"
+		}
+	}
+	return nil
+}
