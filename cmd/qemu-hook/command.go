@@ -165,7 +165,7 @@ func runOp(op string) func(options, []string) error {
 		}
 		warnTo := h.Log
 		h.Log = func(s hook.Severity, msg string) {
-			if s <= hook.Warning {
+			if s == hook.Warning { // errors are the command's to print
 				warnf("%s", msg)
 			}
 			if warnTo != nil {
@@ -352,15 +352,22 @@ func runRecover(o options, args []string) error {
 	return nil
 }
 
-func runVersion(options, []string) error {
+func runVersion(_ options, args []string) error {
+	if len(args) > 0 {
+		return usageError("version takes no arguments")
+	}
 	out("qemu-hook %s", version)
 	return nil
 }
 
 func runHelp(_ options, args []string) error {
-	if len(args) == 0 {
+	switch len(args) {
+	case 0:
 		copyOut(usage())
 		return nil
+	case 1:
+	default:
+		return usageError("help takes one command, not " + strings.Join(args, " "))
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {

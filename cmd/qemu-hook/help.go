@@ -56,16 +56,18 @@ Done by hand it is fine before virsh start, which then finds everything ready.`
 A guest that has nothing is a success. Every part is tried, whatever fails; the exit status is 1
 if something could not be given back, and status then says what.`
 	helpStarted   = `note that the guest runs and has its memory`
-	helpReconnect = `check a running guest's host against what is recorded, and settle it again`
+	helpReconnect = `check a running guest's host, and settle it again`
 	helpNothing   = `an event of libvirt's at which this hook does nothing`
 	helpPlan      = `what prepare would do, line by line; nothing is changed`
 	helpNeeds     = `what a domain XML asks for, whatever the host is`
-	helpCheck     = `every reason why prepare would fail, and every warning; exit status 1 if there is a reason`
-	helpStatus    = `who holds what, the host's values before and now, what has drifted, the last refusals`
+	helpCheck     = `every reason why prepare would fail, and every warning
+Nothing is changed. The exit status is 1 if there is a reason.`
+	helpStatus    = `who holds what, what has drifted, the last refusals
+Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
 	helpRecover   = `give back what guests that no longer run still hold
 Without a name all such guests, but for those that were prepared by hand: they may be about to
 start. With a name that guest, unless it runs.`
-	helpDemo    = `the main job on a host of the program's own: needs no root, no GPU, no libvirt`
+	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`
 )
