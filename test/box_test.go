@@ -196,13 +196,16 @@ func (g guest) event(op string) []string {
 	return []string{g.name, op, sub, extra}
 }
 
-// stateDir is where the program keeps its records, under the root.
-const stateDir = "/run/qemu-hook"
+// Where the program keeps its records and has its configuration, under the root.
+const (
+	stateDir  = "/run/qemu-hook"
+	configDir = "/etc/qemu-hook" // which tests write to
+)
 
 // snapshot is the host's tree without the program's records, and without what a loaded vfio module leaves: modules
 // stay, as they do with libvirt.
 func (x *box) snapshot() *sysfstest.Snapshot {
-	return x.model.Snapshot().Without(stateDir, "/sys/module", "/proc/modules", "/sys/bus/pci/drivers/vfio-pci", "/dev/vfio")
+	return x.model.Snapshot().Without(stateDir, configDir, "/sys/module", "/proc/modules", "/sys/bus/pci/drivers/vfio-pci", "/dev/vfio")
 }
 
 // differs says how the host differs from what it was, records included; "" if it does not.
@@ -225,4 +228,28 @@ func (x *box) differs(before *sysfstest.Snapshot) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// writeConfig gives the host a configuration.
+func (x *box) writeConfig(text string) {
+	x.t.Helper()
+	v := x.model.VFS()
+	dir, err := v.Walk(configDir, true)
+	if err != nil {
+		etc, werr := v.Walk("/etc", true)
+		if werr != nil {
+			x.t.Fatal(werr)
+		}
+		if dir, err = v.Mkdir(etc, configDir, 0o755, 0, 0, 0); err != nil {
+			x.t.Fatal(err)
+		}
+	}
+	const name = configDir + "/config.toml"
+	n, err := v.Create(dir, name, 0o644, 0, 0, 0)
+	if err == nil {
+		err = v.Write(n, name, 0, []byte(text), 0)
+	}
+	if err != nil {
+		x.t.Fatal(err)
+	}
 }

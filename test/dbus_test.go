@@ -1,0 +1,209 @@
+package test
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/systemd/systemdtest"
+)
+
+// units are the host's own, which a guest's CPUs are taken from.
+func units() []string { return []string{"init.scope", "system.slice", "user.slice"} }
+
+// effective returns what a unit's tasks can run on.
+func effective(t testing.TB, x *box, unit string) string {
+	t.Helper()
+	v, err := x.model.FS().Read("/sys/fs/cgroup/" + unit + "/cpuset.cpus.effective")
+	if errors.Is(err, syscall.ENOENT) {
+		// Without the controller a group has what its parent has.
+		v, err = x.model.FS().Read("/sys/fs/cgroup/cpuset.cpus.effective")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func dropIn(unit string) string {
+	dir := "/run/systemd/system.control/"
+	if strings.HasSuffix(unit, ".scope") {
+		dir = "/run/systemd/transient/"
+	}
+	return dir + unit + ".d/50-AllowedCPUs.conf"
+}
+
+func TestDBus(t *testing.T) {
+	t.Parallel()
+	x := newBox(t, loadHost(t, "fern"), newBus(t))
+	before, win11 := x.snapshot(), loadGuest(t, "win11")
+	x.mustDo(win11, "prepare")
+	for _, unit := range units() {
+		if got := effective(t, x, unit); got != "0-3,16-19" {
+			t.Errorf("%s has CPUs %s", unit, got)
+		}
+		if !x.model.FS().Exists(dropIn(unit)) {
+			t.Errorf("%s has no drop-in, so this test does not see it go", unit)
+		}
+	}
+	if got := effective(t, x, "machine.slice"); got != "0-19" {
+		t.Errorf("machine.slice has CPUs %s", got)
+	}
+	x.mustDo(win11, "started")
+	x.mustDo(win11, "reconnect")
+	x.mustDo(win11, "release")
+	for _, unit := range units() {
+		if got := effective(t, x, unit); got != "0-19" {
+			t.Errorf("%s has CPUs %s after the release", unit, got)
+		}
+		if x.model.FS().Exists(dropIn(unit)) {
+			t.Errorf("%s keeps its drop-in", unit)
+		}
+	}
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("the host is not as before:\n%s", diff)
+	}
+}
+
+// Every way in which systemd clears a limit, or does not (its issue 43846), ends at the CPUs from before.
+func TestDBusStaleCgroups(t *testing.T) {
+	for name, stale := range map[string]sysfstest.Stale{
+		"unless full": sysfstest.StaleUnlessFull, "always": sysfstest.StaleAlways, "never": sysfstest.StaleNever,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBus(t)
+			x := newBox(t, loadHost(t, "fern"), b)
+			s := x.model.Systemd()
+			s.Stale = stale
+			b.point(s)
+			before, win11 := x.snapshot(), loadGuest(t, "win11")
+			x.mustDo(win11, "prepare")
+			x.mustDo(win11, "release")
+			if diff := x.differs(before); diff != "" {
+				t.Errorf("the host is not as before:\n%s", diff)
+			}
+		})
+	}
+}
+
+// systemd refuses one unit: the guest starts without that comfort, unless the step is required.
+func TestDBusRefuses(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	x := newBox(t, loadHost(t, "fern"), b)
+	s := x.model.Systemd()
+	s.Refuse = func(unit string, cpus cpuset.Set) error {
+		if unit == "user.slice" && !cpus.Empty() {
+			return errors.New("Unit user.slice is masked.") //nolint:staticcheck // systemd's manner
+		}
+		return nil
+	}
+	b.point(s)
+	before, win11 := x.snapshot(), loadGuest(t, "win11")
+	x.mustDo(win11, "prepare")
+	if got := effective(t, x, "system.slice"); got != "0-3,16-19" {
+		t.Errorf("system.slice has CPUs %s", got)
+	}
+	if got := effective(t, x, "user.slice"); got != "0-19" {
+		t.Errorf("user.slice has CPUs %s", got)
+	}
+	x.mustDo(win11, "release")
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("the host is not as before:\n%s", diff)
+	}
+
+	file, err := filepath.Abs("../testdata/domains/win11.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, _, stderr := x.person("prepare", "--xml", file)
+	if status != 0 || !strings.Contains(stderr, "user.slice") || !strings.Contains(stderr, "masked") {
+		t.Errorf("by hand it ended with %d and says %q, want a warning of user.slice", status, stderr)
+	}
+	x.mustDo(win11, "release")
+
+	x.writeConfig(`required = ["cpus"]`)
+	if status, stderr := x.libvirt(win11, "prepare"); status != 1 || !strings.Contains(stderr, "user.slice") {
+		t.Errorf("with the step required prepare ended with %d: %s", status, stderr)
+	} else {
+		lastLineIsShort(t, stderr)
+	}
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("after the refusal the host is not as before:\n%s", diff)
+	}
+}
+
+// The bus goes away in the middle of a release: the rest is given back, the status is 1, and the next release
+// finishes.
+func TestDBusGoneAtRelease(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	x := newBox(t, loadHost(t, "fern"), b)
+	proxy := systemdtest.NewProxy(t, b.address)
+	x.bus = proxy.Address
+	before, win11 := x.snapshot(), loadGuest(t, "win11")
+	x.mustDo(win11, "prepare")
+
+	// One cut is mended by a new connection.
+	cut := false
+	x.model.OnChange(func(c sysfstest.Change) error {
+		if c.Op == "dbus" && !cut {
+			cut = true
+			proxy.Cut()
+		}
+		return nil
+	})
+	x.mustDo(win11, "release")
+	if !cut {
+		t.Error("the connection was not cut")
+	}
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("one cut: the host is not as before:\n%s", diff)
+	}
+
+	// Gone for good after the first unit.
+	x.model.OnChange(nil)
+	x.mustDo(win11, "prepare")
+	sets := 0
+	x.model.OnChange(func(c sysfstest.Change) error {
+		if c.Op == "dbus" {
+			if sets++; sets > 2 {
+				return errors.New("the service manager is going down")
+			}
+		}
+		return nil
+	})
+	status, stderr := x.libvirt(win11, "release")
+	if status != 1 || !strings.Contains(stderr, "system.slice") {
+		t.Errorf("release ended with %d: %s", status, stderr)
+	}
+	lastLineIsShort(t, stderr)
+	if driver, err := x.model.FS().PCIDriver("0000:08:00.0"); err != nil || driver != "nvidia" {
+		t.Errorf("the card is on driver %q (%v): the rest was not given back", driver, err)
+	}
+	if n, err := x.model.FS().Read("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"); err != nil || n != "0" {
+		t.Errorf("%s huge pages (%v): the rest was not given back", n, err)
+	}
+	x.model.OnChange(nil)
+	x.mustDo(win11, "release")
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("gone at release: the host is not as before:\n%s", diff)
+	}
+}
+
+// No bus at all: the guest starts all the same, and is told by whom it is not kept free.
+func TestNoDBus(t *testing.T) {
+	t.Parallel()
+	x := newBox(t, loadHost(t, "fern"), nil)
+	before, win11 := x.snapshot(), loadGuest(t, "win11")
+	x.mustDo(win11, "prepare")
+	x.mustDo(win11, "release")
+	if diff := x.differs(before); diff != "" {
+		t.Errorf("the host is not as before:\n%s", diff)
+	}
+}
