@@ -62,9 +62,9 @@ if something could not be given back, and status then says what.`
 	helpNeeds     = `what a domain XML asks for, whatever the host is`
 	helpCheck     = `every reason why prepare would fail, and every warning
 Nothing is changed. The exit status is 1 if there is a reason.`
-	helpStatus    = `who holds what, what has drifted, the last refusals
+	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
-	helpRecover   = `give back what guests that no longer run still hold
+	helpRecover = `give back what guests that no longer run still hold
 Without a name all such guests, but for those that were prepared by hand: they may be about to
 start. With a name that guest, unless it runs.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
