@@ -55,13 +55,33 @@ func decode(r journal.Record) (Change, error) {
 	return c, nil
 }
 
-// Make records the change for the guest and then makes it.
-func (h *Host) Make(ctx context.Context, uuid string, c Change) error {
-	seq, err := h.State.Append(uuid, c.Kind(), c)
+// Make makes the changes in order, each recorded for the guest before. One that is on record already, as the guest is
+// prepared a second time, is completed as it was recorded.
+func (h *Host) Make(ctx context.Context, uuid string, changes []Change) error {
+	records, err := h.State.Records(uuid)
 	if err != nil {
 		return err
 	}
-	return h.do(ctx, uuid, seq, c)
+	for _, c := range changes {
+		if err := context.Cause(ctx); err != nil {
+			return fmt.Errorf("interrupted before %s: %w", c, err)
+		}
+		seq := -1
+		for _, r := range records {
+			if old, err := decode(r); err == nil && sameSubject(old, c) {
+				seq, c = r.Seq, old
+			}
+		}
+		if seq < 0 {
+			if seq, err = h.State.Append(uuid, c.Kind(), c); err != nil {
+				return err
+			}
+		}
+		if err := h.do(ctx, uuid, seq, c); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *Host) do(ctx context.Context, uuid string, seq int, c Change) error {
@@ -91,22 +111,6 @@ func (h *Host) Recorded(uuid string) ([]Change, error) {
 		changes = append(changes, c)
 	}
 	return changes, err
-}
-
-// Complete makes a recorded change again, for a guest that is prepared a second time; it reports whether there was
-// such a record.
-func (h *Host) Complete(ctx context.Context, uuid string, c Change) (bool, error) {
-	records, err := h.State.Records(uuid)
-	if err != nil {
-		return false, err
-	}
-	for _, r := range records {
-		old, err := decode(r)
-		if err == nil && sameSubject(old, c) {
-			return true, h.do(ctx, uuid, r.Seq, old)
-		}
-	}
-	return false, nil
 }
 
 func sameSubject(a, b Change) bool { return a.Kind() == b.Kind() && a.Subject() == b.Subject() }

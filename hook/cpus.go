@@ -25,9 +25,17 @@ type UnitBaseline struct {
 	Cgroup *string `json:"cgroup,omitempty"`
 	// NewDropIn is the topmost of the drop-in's path that was not there, "" if all was.
 	NewDropIn string `json:"new_drop_in,omitempty"`
-	// Settled is what the unit was last given, Next what it is being given.
+	// Next is what the unit was given last, or is being given; Settled what it had been given before that.
 	Settled cpuset.Set `json:"settled,omitzero"`
 	Next    cpuset.Set `json:"next,omitzero"`
+}
+
+// Expected is what the unit is limited to as far as this program knows: what it was given last, or else had before.
+func (b *UnitBaseline) Expected() cpuset.Set {
+	if b.Next.Empty() {
+		return b.Allowed
+	}
+	return b.Next
 }
 
 // settleTimeout bounds one unit's settling, the kernel's following included.
@@ -108,9 +116,6 @@ func (h *Host) narrow(ctx context.Context, host cpuset.Set) error {
 		if err == nil {
 			err = h.waitEffective(ctx, n.unit, n.want)
 		}
-		if err == nil {
-			n.base.Settled, n.base.Next = n.want, cpuset.Set{}
-		}
 		fail(n.unit, err)
 	}
 	return errs
@@ -130,9 +135,8 @@ func (h *Host) planNarrow(ctx context.Context, unit string, host cpuset.Set) (na
 	if err != nil {
 		return narrowing{}, err
 	}
-	if !b.Next.Empty() && now.Equal(b.Next) {
-		// A process that was killed got this far.
-		b.Settled, b.Next = now, cpuset.Set{}
+	if now.Equal(b.Next) {
+		b.Settled = now
 	}
 	if n.done = now.Equal(n.want); n.done {
 		return n, nil

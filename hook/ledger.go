@@ -2,6 +2,7 @@ package hook
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"qemu-hook/cpuset"
@@ -120,6 +121,10 @@ func (h *Host) LoadLedger() error {
 	if h.Ledger.Guests == nil {
 		h.Ledger.Guests = map[string]*Guest{}
 	}
+	// JSON's null is an entry that says nothing.
+	maps.DeleteFunc(h.Ledger.Guests, func(_ string, g *Guest) bool { return g == nil })
+	maps.DeleteFunc(h.Ledger.Units, func(_ string, b *UnitBaseline) bool { return b == nil })
+	maps.DeleteFunc(h.Ledger.Pools, func(_ string, d *PoolDebt) bool { return d == nil })
 	return nil
 }
 

@@ -151,14 +151,14 @@ func (s *statusReport) addGuest(h *hook.Host, uuid string) {
 func (s *statusReport) addUnit(h *hook.Host, unit string, b *hook.UnitBaseline) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	row := unitStatus{Unit: unit, Baseline: b.Allowed.String(), Settled: b.Settled.String()}
+	row := unitStatus{Unit: unit, Baseline: b.Allowed.String(), Settled: b.Expected().String()}
 	now, err := h.UnitCPUs(ctx, unit, b.Systemd)
 	if err != nil {
 		s.problem(err)
 	} else {
 		row.Now = now.String()
-		if !now.Equal(b.Settled) {
-			s.Drifted = append(s.Drifted, fmt.Sprintf("%s: its CPUs are %q instead of %s", unit, now, b.Settled))
+		if !now.Equal(b.Expected()) {
+			s.Drifted = append(s.Drifted, fmt.Sprintf("%s: its CPUs are %q instead of %s", unit, now, b.Expected()))
 		}
 	}
 	s.HostCPUs = append(s.HostCPUs, row)

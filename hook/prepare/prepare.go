@@ -181,17 +181,5 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnin
 		}
 		warnings = append(warnings, err.Error())
 	}
-	for _, c := range plan.Changes {
-		if err := context.Cause(ctx); err != nil {
-			return warnings, fmt.Errorf("interrupted before %s: %w", c, err)
-		}
-		done, err := h.Complete(ctx, uuid, c)
-		if err == nil && !done {
-			err = h.Make(ctx, uuid, c)
-		}
-		if err != nil {
-			return warnings, err
-		}
-	}
-	return warnings, h.SaveLedger()
+	return warnings, h.Make(ctx, uuid, plan.Changes)
 }
