@@ -330,9 +330,10 @@ func (s *server) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (u
 	return uint32(len(data)), fuse.OK
 }
 
-func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status    { return fuse.OK }
-func (s *server) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status    { return fuse.OK }
-func (s *server) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.OK }
+// The kernel takes these answers for success, once and for all, and does not ask again.
+func (s *server) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status    { return fuse.ENOSYS }
+func (s *server) Fsync(<-chan struct{}, *fuse.FsyncIn) fuse.Status    { return fuse.ENOSYS }
+func (s *server) FsyncDir(<-chan struct{}, *fuse.FsyncIn) fuse.Status { return fuse.ENOSYS }
 
 func (s *server) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
 	out.Bsize, out.NameLen = 4096, 255
