@@ -30,7 +30,6 @@ func hintf(format string, args ...any) {
 // fail prints the error and returns the exit status: 2 for a command line that cannot be understood, else 1.
 func fail(err error) int {
 	var usage usageError
-	var refusal *hook.Refusal
 	switch {
 	case errors.Is(err, errSaid):
 		return 1
@@ -38,16 +37,21 @@ func fail(err error) int {
 		errorf("%s", usage)
 		hintf("qemu-hook help lists the commands")
 		return 2
-	case errors.As(err, &refusal):
-		for _, r := range refusal.Reasons {
-			errorf("%s", r)
-		}
-		return 1
 	}
-	for line := range strings.SplitSeq(err.Error(), "\n") {
-		errorf("%s", line)
+	for _, r := range reasons(err) {
+		errorf("%s", r)
 	}
 	return 1
+}
+
+// reasons are the sentences that an error holds, one for each line.
+func reasons(err error) []string {
+	var refusal *hook.Refusal
+	text := err.Error()
+	if errors.As(err, &refusal) {
+		text = strings.Join(refusal.Reasons, "\n")
+	}
+	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 }
 
 // lastLine is the longest that libvirt's own message leaves room for.
@@ -56,18 +60,14 @@ const lastLine = 200
 // failEvent prints why a guest cannot start, for libvirt to quote: the whole story if it is long, last one short and
 // complete sentence.
 func failEvent(err error) int {
-	reasons := []string{err.Error()}
-	var refusal *hook.Refusal
-	if errors.As(err, &refusal) {
-		reasons = refusal.Reasons
-	}
-	last := oneLine(reasons[0])
-	if len(reasons) > 1 {
-		last = fmt.Sprintf("%d reasons, the first: %s", len(reasons), last)
+	all := reasons(err)
+	last := oneLine(all[0])
+	if len(all) > 1 {
+		last = fmt.Sprintf("%d reasons, the first: %s", len(all), last)
 	}
 	short := shorten(last)
-	if short != reasons[0] {
-		for _, r := range reasons {
+	if short != all[0] {
+		for _, r := range all {
 			fmt.Fprintf(os.Stderr, "%s\n", r)
 		}
 	}
@@ -85,11 +85,22 @@ func shorten(s string) string {
 	}
 	cut := s[:lastLine]
 	for _, sep := range []string{"; ", ": ", ", ", " "} {
-		if i := strings.LastIndex(cut, sep); i > lastLine/4 {
-			return cut[:i]
+		for head := cut; ; {
+			i := strings.LastIndex(head, sep)
+			if i < 0 || sep != " " && i <= lastLine/4 {
+				break
+			}
+			if head = head[:i]; whole(head) {
+				return head
+			}
 		}
 	}
-	return cut
+	return strings.ToValidUTF8(cut, "")
+}
+
+// whole reports whether no bracket and no quotation is left open.
+func whole(s string) bool {
+	return strings.Count(s, "(") == strings.Count(s, ")") && strings.Count(s, `"`)%2 == 0
 }
 
 // copyOut prints text as it is, copyErr to stderr.
