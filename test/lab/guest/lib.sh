@@ -2,7 +2,7 @@
 # The words that scenarios are written in.
 
 PCI=/sys/bus/pci/devices/0000:
-RUNNING=() # the guests that were defined, for tidy
+GUESTS=()  # those that were defined, for tidy
 HELPERS=() # process ids of helpers, for tidy
 EXTRA_HOOKS=()
 export LEDGER=/run/qemu-hook/ledger.json
@@ -42,20 +42,24 @@ snapshot() {
 	labtool snapshot
 }
 
-# as_before compares the whole state, but for the guests and hooks that are defined, with that at the scenario's start.
+# as_before [EXPRESSION…] compares the whole state, but for the guests and hooks that are defined and for what the
+# expressions match, with that at the scenario's start.
 as_before() {
 	snapshot | grep -v '^file /etc/libvirt/' >"$OUT/now"
-	labtool compare <(grep -v '^file /etc/libvirt/' "$OUT/before") "$OUT/now" "$OUT/explained" ||
+	labtool compare <(grep -v '^file /etc/libvirt/' "$OUT/before") "$OUT/now" <(cat "$OUT/explained" - <<<"${*:-^}") ||
 		fail "the machine is not as it was at the start"
 	echo "the machine is as it was at the start"
 }
+
+# A refusal is kept, for qemu-hook status, until the guest starts.
+export REFUSAL='file /run/qemu-hook/refusals.json: .*'
 
 # uuid NAME is a guest's UUID: the same whenever it is defined.
 uuid() { echo "$1" | md5sum | sed 's/\(.\{8\}\)\(.\{4\}\).\(.\{3\}\).\(.\{3\}\)\(.\{12\}\).*/\1-\2-4\3-a\4-\5/'; }
 
 # domain NAME [KEY=VALUE…] prints a domain. By default it has all that the hook is for:
 #   pci="01:00.0 01:00.1"  functions    managed=no   what libvirt does about them
-#   vcpus="4 5"            their CPUs   emulator=6-7
+#   vcpus="4 5"            their CPUs ('' for one that is not pinned)   emulator=6-7
 #   memory=256             MiB          pages=yes    huge pages of 2 MiB   node=1
 #   shm=looking-glass      32 MiB       disk=FILE    to boot from
 domain() {
@@ -68,11 +72,10 @@ domain() {
 		  <uuid>$(uuid "$name")</uuid>
 		  <memory unit='MiB'>$memory</memory>
 		  $([[ $pages != yes ]] || echo "<memoryBacking><hugepages><page size='2048' unit='KiB'/></hugepages></memoryBacking>")
-		  <vcpu placement='static'>$(wc -w <<<"$vcpus")</vcpu>
-		  <cputune>
-		    $(i=0 && for f in $vcpus; do echo "<vcpupin vcpu='$i' cpuset='$f'/>" && i=$((i + 1)); done)
-		    <emulatorpin cpuset='$emulator'/>
-		  </cputune>
+		  <vcpu placement='static'>$(wc -w <<<"${vcpus:-1}")</vcpu>
+		  $([[ -z $vcpus ]] || echo "<cputune><emulatorpin cpuset='$emulator'/>")
+		  $(i=0 && for f in $vcpus; do echo "<vcpupin vcpu='$i' cpuset='$f'/>" && i=$((i + 1)); done)
+		  $([[ -z $vcpus ]] || echo "</cputune>")
 		  <numatune><memory mode='strict' nodeset='$node'/></numatune>
 		  <metadata><lab:note xmlns:lab='https://lab.example/'>$name</lab:note></metadata>
 		  <os><type arch='x86_64' machine='q35'>hvm</type></os>
@@ -92,7 +95,7 @@ domain() {
 
 # define NAME [KEY=VALUE…] makes the domain known to libvirt; tidy forgets it again.
 define() {
-	RUNNING+=("$1")
+	GUESTS+=("$1")
 	domain "$@" >"$OUT/$1.xml"
 	virsh -q define "$OUT/$1.xml"
 }
@@ -112,14 +115,17 @@ stop() {
 
 state_is() { [[ $(virsh domstate "$1") == "$2"* ]]; }
 
-# refused NAME SENTENCE: the guest does not start, and the last line that its user sees is libvirt's prefix and this.
+# refused NAME SENTENCE: the guest does not start, and the last line that its user sees is libvirt's prefix and this;
+# <N> stands for any number.
 refused() {
-	local said last
+	local said last want
 	said=$(timeout 100 virsh -q start "$1" 2>&1) && fail "$1 started, and should have been refused"
 	echo "virsh says: $said"
 	last=$(sed '/^$/d' <<<"$said" | tail -n 1)
-	[[ $last == "$2" || $last == *"unexpected exit status 1: $2" ]] || fail "the last line is \"$last\", want \"$2\""
-	state_is "$1" "shut off" || fail "$1 is $(virsh domstate "$1")"
+	want=$(sed 's/[][\.*^$+?(){}|]/\\&/g; s/<N>/[0-9.]+/g' <<<"$2")
+	[[ $last =~ ^(error: .*unexpected exit status 1: )?$want$ ]] || fail "the last line is \"$last\", want \"$2\""
+	until_true 20 state_is "$1" "shut off"
+	is "libvirt still answers" "$(timeout 20 virsh list --all --name | sort | xargs)" "$(printf '%s\n' "${GUESTS[@]}" | sort -u | xargs)"
 }
 
 # driver 01:00.0 prints a function's driver.
@@ -234,7 +240,7 @@ tidy() {
 	for pid in "${HELPERS[@]}"; do kill -9 "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
 	rm -f "${EXTRA_HOOKS[@]}" /run/kill-*
 	[[ ! -e $OUT/link && ! -L $OUT/link ]] || mv "$OUT/link" "$HOOKS/50-qemu-hook"
-	for name in "${RUNNING[@]}"; do
+	for name in "${GUESTS[@]}"; do
 		timeout 60 virsh -q destroy "$name"
 		timeout 60 virsh -q undefine "$name" --managed-save --nvram || timeout 60 virsh -q undefine "$name"
 	done >/dev/null 2>&1

@@ -2,8 +2,9 @@
 define win
 define thief vcpus="2 3" emulator=0-1 node=0 shm=''
 start win
-refused thief "2 reasons, the first: 0000:01:00.0 [1234:1111] is taken by guest win; stop that guest first"
+refused thief "2 reasons, the first: 0000:01:00.0 [1234:1111] (vfio-pci) is taken by guest win; stop that guest, or if it runs no longer: \
+qemu-hook recover \"win\""
 prepared win
 stop win
-explain 'file /run/qemu-hook/refusals.json: .*' "the refusal is kept for qemu-hook status"
+explain "$REFUSAL" "the thief's refusal, which qemu-hook status shows"
 as_before

@@ -1,15 +1,15 @@
 # shows: a mistake in the configuration keeps a guest that needs the hook from starting, and no other; a guest that runs is released
 mkdir -p /etc/qemu-hook
-define plain pci='' pages=no shm='' vcpus="0 1" emulator=0-1 node=0
+define plain pci='' pages=no shm='' vcpus='' node=0
 define win
 start win
 echo 'hugepages = "many"' >/etc/qemu-hook/config.toml
 stop win
 start plain
 stop plain
-refused win "x"
+refused win '/etc/qemu-hook/config.toml:1: hugepages = "many": want a table: [hugepages]'
 rm -r /etc/qemu-hook
-as_before
+as_before "$REFUSAL"
 start win
 prepared win
 stop win

@@ -4,9 +4,8 @@ node=$(basename "${PCI}01:00.1"/sound/card*)
 helper hold "/dev/snd/control${node^c}"
 define win
 refused win "x"
-explain 'file /run/qemu-hook/refusals.json: .*' "the refusal is kept for qemu-hook status until the next start"
 end_helper "$HELPER"
-as_before
+as_before "$REFUSAL"
 start win
 prepared win
 stop win

@@ -1,9 +1,7 @@
 # shows: a function whose group holds another one on a host driver is refused with a sentence that names it
 define win pci="01:00.0"
-refused win "x"
-explain 'file /run/qemu-hook/refusals.json: .*' "the refusal is kept for qemu-hook status until the next start"
-as_before
-is "guests" "$(virsh list --all --name | xargs)" win
+refused win "IOMMU group 12 of 0000:01:00.0 is not viable: 0000:01:00.1 [8086:2668] (snd_hda_intel) stays on a host driver"
+as_before "$REFUSAL"
 define win
 start win
 prepared win

@@ -1,7 +1,7 @@
 # shows: libvirtd is killed between prepare and start; the next start, or qemu-hook recover, leaves nothing of it
 define win
 # A hook behind ours that is slow: all is prepared, and QEMU does not run yet.
-hook 60-slow <<<'[ "$2" = prepare ] && [ -e /run/slow ] && touch /run/slow/now && sleep 20'
+hook 60-slow <<<'if [ "$2" = prepare ] && [ -e /run/slow ]; then touch /run/slow/now && sleep 20; fi'
 
 killed_after_prepare() {
 	mkdir /run/slow

@@ -209,7 +209,8 @@ func (s snapshot) devices() error {
 	return nil
 }
 
-// files is our state and what is configured, by content. The lock is no state: it stays.
+// files is our state and what is configured, by content. Our folder and its lock are no state: they stay. systemd makes
+// the folder of transient units for any guest's scope.
 func (s snapshot) files() error {
 	for _, dir := range []string{"/run/qemu-hook", "/etc/qemu-hook", "/etc/libvirt", "/run/systemd/system.control", "/run/systemd/transient"} {
 		if err := s.tree(dir, func(name string, st *syscall.Stat_t) string {
@@ -224,6 +225,7 @@ func (s snapshot) files() error {
 	}
 	delete(s, "file /run/qemu-hook")
 	delete(s, "file /run/qemu-hook/lock")
+	delete(s, "file /run/systemd/transient")
 	return nil
 }
 
