@@ -317,8 +317,8 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 			// kernel/cgroup/cpuset.c, seen in 6.1): all CPUs are no limit either.
 			err = h.Write(name, all.String())
 		}
-		// systemd takes the controller away when no unit needs it any more, and the file with it.
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		// systemd takes the controller away when no unit needs it any more, and the file with it: ENODEV if it was open.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENODEV) {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"qemu-hook/cpuset"
 )
@@ -94,7 +95,8 @@ func (h FS) CgroupCPUs(unit string) string {
 // the controller is not enabled there, so that nothing limits them.
 func (h FS) EffectiveCPUs(unit string) (s cpuset.Set, ok bool, err error) {
 	s, err = h.readList(unitCgroup(unit) + "/cpuset.cpus.effective")
-	if errors.Is(err, fs.ErrNotExist) {
+	// ENODEV: it went between open and read.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
 		return s, false, nil
 	}
 	return s, err == nil, err

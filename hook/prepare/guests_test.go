@@ -366,3 +366,22 @@ func TestCPUsCannotBeEmptied(t *testing.T) {
 		r.wantRead("/sys/fs/cgroup/"+unit+"/cpuset.cpus.effective", "0-63")
 	}
 }
+
+// systemd takes the cpuset controller away while its file is open: the write finds nothing behind it any more.
+func TestCgroupFileGoesWhileOpen(t *testing.T) {
+	r := newRig(t, "server")
+	r.stale = sysfstest.StaleAlways
+	g := serverGuest(1, "0000:41:00", cpuList(t, "4-7"), 100, 1)
+	if err := r.prepare(g); err != nil {
+		t.Fatal(err)
+	}
+	r.model.OnChange(func(c sysfstest.Change) error {
+		if strings.HasSuffix(c.Path, "/cpuset.cpus") {
+			return syscall.ENODEV
+		}
+		return nil
+	})
+	if err := r.release(g); err != nil {
+		t.Error(err)
+	}
+}
