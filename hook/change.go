@@ -118,6 +118,8 @@ func sameSubject(a, b Change) bool { return a.Kind() == b.Kind() && a.Subject() 
 // UndoAll undoes the guest's recorded changes, the last one first, but for those that keep says to keep (nil keeps
 // none). A change that cannot be undone stays on record, and the others are undone all the same. Left says what drifted and was left alone.
 func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool) (left []string, err error) {
+	h.undoing = uuid
+	defer func() { h.undoing = "" }()
 	records, err := h.State.Records(uuid)
 	for _, r := range slices.Backward(records) {
 		c, derr := decode(r)

@@ -60,7 +60,9 @@ func (h *Host) HostCPUs(claimed cpuset.Set) (cpuset.Set, error) {
 
 // SettleCPUs gives the host's slices and scopes the CPUs that the claims leave, or what they had before when no
 // claim is left. Units that cannot be settled are in the error; the others are settled all the same.
-func (h *Host) SettleCPUs(ctx context.Context) error {
+//
+// Settled are the units that were narrowed before, and those named: a preparation names the configuration's.
+func (h *Host) SettleCPUs(ctx context.Context, units ...string) error {
 	claimed := h.Ledger.CPUs("")
 	if claimed.Empty() {
 		return h.restoreUnits(ctx)
@@ -72,7 +74,12 @@ func (h *Host) SettleCPUs(ctx context.Context) error {
 	if host.Empty() {
 		return fmt.Errorf("cannot keep the host off CPUs %s: none would be left for it", claimed)
 	}
-	return h.narrow(ctx, host)
+	for _, unit := range sortedKeys(h.Ledger.Units) {
+		if !slices.Contains(units, unit) {
+			units = append(units, unit)
+		}
+	}
+	return h.narrow(ctx, units, host)
 }
 
 // A narrowing is a unit on its way to the CPUs that the host keeps.
@@ -85,7 +92,7 @@ type narrowing struct {
 
 // narrow limits the units to the host's CPUs. All is looked at and recorded first, then all is set, then all is read
 // back: the ledger is written once, and the units settle side by side.
-func (h *Host) narrow(ctx context.Context, host cpuset.Set) error {
+func (h *Host) narrow(ctx context.Context, names []string, host cpuset.Set) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	var errs error
@@ -95,8 +102,12 @@ func (h *Host) narrow(ctx context.Context, host cpuset.Set) error {
 		}
 	}
 	var units []narrowing
-	for _, unit := range h.Config.CPUs.Units {
-		n, err := h.planNarrow(ctx, unit, host)
+	all, err := h.HostCPUs(cpuset.Set{})
+	if err != nil {
+		return err
+	}
+	for _, unit := range names {
+		n, err := h.planNarrow(ctx, unit, host, all)
 		if err != nil {
 			fail(unit, err)
 			continue
@@ -122,7 +133,7 @@ func (h *Host) narrow(ctx context.Context, host cpuset.Set) error {
 }
 
 // planNarrow looks what a unit has and shall have: the host's CPUs, within what it was limited to before.
-func (h *Host) planNarrow(ctx context.Context, unit string, host cpuset.Set) (narrowing, error) {
+func (h *Host) planNarrow(ctx context.Context, unit string, host, all cpuset.Set) (narrowing, error) {
 	b, err := h.unitBaseline(ctx, unit)
 	if err != nil {
 		return narrowing{}, err
@@ -141,7 +152,8 @@ func (h *Host) planNarrow(ctx context.Context, unit string, host cpuset.Set) (na
 	if n.done = now.Equal(n.want); n.done {
 		return n, nil
 	}
-	if b.drifted(now) {
+	// All CPUs are what a process that was killed while it lifted the limit had come to.
+	if b.drifted(now) && !now.Equal(all) {
 		return narrowing{}, fmt.Errorf("its CPUs were set to %q by somebody else", now)
 	}
 	b.Next = n.want

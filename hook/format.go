@@ -5,6 +5,14 @@ import (
 	"strings"
 )
 
+// QuoteName renders a guest's name as an argument of one of the program's commands.
+func QuoteName(name string) string {
+	if strings.HasPrefix(name, "-") {
+		return "-- " + strconv.Quote(name)
+	}
+	return strconv.Quote(name)
+}
+
 // FormatBytes prints a size for people: in the largest binary unit that it fills, with one decimal where it is no
 // whole number of that unit.
 func FormatBytes(n uint64) string {

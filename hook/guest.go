@@ -61,7 +61,9 @@ func LibvirtAncestor(h sysfs.FS, pid int) *Process {
 		if err != nil {
 			return nil
 		}
-		if st.comm == "libvirtd" || st.comm == "virtqemud" {
+		// NixOS wraps the daemon, and the name is cut at 15 characters: ".libvirtd-wrapp".
+		name := strings.TrimPrefix(st.comm, ".")
+		if strings.HasPrefix(name, "libvirtd") || strings.HasPrefix(name, "virtqemud") {
 			return &Process{pid, st.start}
 		}
 		if pid = st.parent; pid <= 1 {
@@ -71,39 +73,72 @@ func LibvirtAncestor(h sysfs.FS, pid int) *Process {
 	return nil
 }
 
-// QEMURuns reports whether QEMU runs for the guest: libvirt's pid file names a process whose command line has the
-// guest's UUID. A pid file that cannot be understood counts as running: undecided must not cost a guest its device.
-func (h *Host) QEMURuns(uuid, name string) (bool, error) {
-	file := "/run/libvirt/qemu/" + name + ".pid"
-	if strings.Contains(name, "/") {
-		return false, nil
+// pidFiles is where libvirt notes the process of each running guest, NAME.pid.
+const pidFiles = "/run/libvirt/qemu"
+
+// qemu returns the process of the guest's QEMU: the one that libvirt's pid file names, if its command line has the
+// guest's UUID; 0 if there is none. Without a name all pid files are looked through.
+func (h *Host) qemu(uuid, name string) (pid int, err error) {
+	files := []string{name + ".pid"}
+	if name == "" {
+		if files, err = h.ReadDir(pidFiles); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, &sysfs.Error{Op: "list", Path: pidFiles, Err: err}
+		}
 	}
-	v, err := h.Read(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
-		return true, err
+	for _, f := range files {
+		if !strings.HasSuffix(f, ".pid") || strings.Contains(f, "/") {
+			continue
+		}
+		v, err := h.Read(pidFiles + "/" + f)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return 0, err
+		}
+		pid, err := strconv.Atoi(v)
+		if err != nil {
+			return 0, fmt.Errorf("cannot tell whether %s runs: %s/%s holds %q instead of a process id", name, pidFiles, f, v)
+		}
+		cmdline, err := h.ReadFile("/proc/" + v + "/cmdline")
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return 0, &sysfs.Error{Op: "read", Path: fmt.Sprintf("/proc/%d/cmdline", pid), Err: err}
+		case strings.Contains(string(cmdline), uuid):
+			return pid, nil
+		}
 	}
-	pid, err := strconv.Atoi(v)
-	if err != nil {
-		return true, fmt.Errorf("cannot tell whether %s runs: %s holds %q instead of a process id", name, file, v)
-	}
-	cmdline, err := h.ReadFile("/proc/" + v + "/cmdline")
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	} else if err != nil {
-		return true, &sysfs.Error{Op: "read", Path: fmt.Sprintf("/proc/%d/cmdline", pid), Err: err}
-	}
-	return strings.Contains(string(cmdline), uuid), nil
+	return 0, nil
 }
 
-// StillRuns reports whether the guest runs or is being started: QEMU runs, or the daemon that called the hook lives
-// and so owes it a release.
-func (h *Host) StillRuns(uuid string, g *Guest) (bool, error) {
-	if g.Owner != nil && g.Owner.Alive(h.FS) {
-		return true, nil
+// QEMURuns reports whether QEMU runs for the guest. Where that cannot be told the error says why, and the guest counts
+// as running: undecided must not cost it its device.
+func (h *Host) QEMURuns(uuid, name string) (bool, error) {
+	pid, err := h.qemu(uuid, name)
+	return pid != 0 || err != nil, err
+}
+
+// hasItsMemory reports whether the guest's QEMU holds its huge pages already: the `started` event, which says so too,
+// comes later and can be lost.
+func (h *Host) hasItsMemory(uuid string, g *Guest) bool {
+	pid, err := h.qemu(uuid, g.Name)
+	if pid == 0 || err != nil {
+		return false
 	}
-	return h.QEMURuns(uuid, g.Name)
+	status, err := h.Read("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return false
+	}
+	var claimed, has uint64
+	for _, p := range g.Claim.Pages {
+		claimed += p.Count * p.KiB
+	}
+	for line := range strings.Lines(status) {
+		if v, ok := strings.CutPrefix(line, "HugetlbPages:"); ok {
+			has, _ = strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(v), "kB")), 10, 64)
+		}
+	}
+	return has >= claimed
 }
 
 // MarkStarted notes that QEMU has its memory: the guest's pages count as in use from now on.

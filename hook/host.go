@@ -29,6 +29,8 @@ type Host struct {
 
 	// amend replaces the record of the change that is being made.
 	amend func(Change) error
+	// undoing is the UUID of the guest whose changes are being undone.
+	undoing string
 }
 
 // Severity ranks a log message as syslog does.
@@ -65,6 +67,8 @@ type Proposal struct {
 	Lines []string
 	// Warnings do not keep the guest from starting.
 	Warnings []string
+	// Notes are warnings that never become refusals, whatever the configuration requires.
+	Notes []string
 	// Refusals do: each says what, why, and what to do.
 	Refusals []string
 }
@@ -77,6 +81,11 @@ func (p *Proposal) Refuse(format string, args ...any) {
 // Warn adds a warning.
 func (p *Proposal) Warn(format string, args ...any) {
 	p.Warnings = append(p.Warnings, fmt.Sprintf(format, args...))
+}
+
+// Note adds a note.
+func (p *Proposal) Note(format string, args ...any) {
+	p.Notes = append(p.Notes, fmt.Sprintf(format, args...))
 }
 
 // Line adds a line of the plan.

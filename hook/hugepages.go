@@ -15,6 +15,8 @@ import (
 type PoolDebt struct {
 	// Owed is the number of pages that we added and no guest claims any more: freed as soon as they are free.
 	Owed uint64 `json:"owed,omitempty"`
+	// Size is the pool's persistent pages when something was last owed: what others took away since is paid.
+	Size uint64 `json:"size,omitempty"`
 	// From and To are the persistent pages before and after a change that is under way.
 	From uint64 `json:"from,omitempty"`
 	To   uint64 `json:"to,omitempty"`
@@ -41,14 +43,11 @@ func (l *Ledger) debt(p sysfs.Pool) *PoolDebt {
 }
 
 // Promised returns the pages of a pool that guests claim and have not taken into use yet, but for the guest named.
-func (l *Ledger) Promised(p sysfs.Pool, except string) uint64 {
+func (h *Host) Promised(p sysfs.Pool, except string) uint64 {
 	var n uint64
-	for id, g := range l.Guests {
-		if id == except || g.Started {
-			continue
-		}
+	for id, g := range h.Ledger.Guests {
 		for _, c := range g.Claim.Pages {
-			if c.Pool() == p {
+			if id != except && c.Pool() == p && !g.Started && !h.hasItsMemory(id, g) {
 				n += c.Count
 			}
 		}
@@ -58,18 +57,19 @@ func (l *Ledger) Promised(p sysfs.Pool, except string) uint64 {
 
 // AvailablePages returns the pages of a pool that a guest can have as they are: free, less those reserved, those
 // promised to other guests and those the configuration keeps. The kernel does not say on which node its
-// reservations will fall, so they count on each.
-func (h *Host) AvailablePages(p sysfs.Pool, uuid string) (uint64, error) {
+// reservations will fall, so they count on each. Lacking is what those others' share is more than is free: the pool
+// must grow by that much before there is a page for the guest.
+func (h *Host) AvailablePages(p sysfs.Pool, uuid string) (available, lacking uint64, err error) {
 	s, err := h.PoolState(p)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	reserved, err := h.ReservedPages(p.KiB)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	taken := reserved + h.Ledger.Promised(p, uuid) + h.Config.Hugepages.Keep
-	return s.Free - min(s.Free, taken), nil
+	taken := reserved + h.Promised(p, uuid) + h.Config.Hugepages.Keep
+	return s.Free - min(s.Free, taken), taken - min(s.Free, taken), nil
 }
 
 // PoolCapacity returns the pages by which a node's pool can grow at most: its free memory and what the kernel and
@@ -131,6 +131,7 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 		return err
 	}
 	d.finish(s.Persistent())
+	d.forgive(s.Persistent())
 	if d.Owed == 0 {
 		return nil
 	}
@@ -138,7 +139,7 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 	if err != nil {
 		return err
 	}
-	floor := s.InUse() + reserved + h.Ledger.Promised(p, "")
+	floor := s.InUse() + reserved + h.Promised(p, "")
 	persistent := s.Persistent()
 	if persistent <= floor {
 		return nil
@@ -148,24 +149,36 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 	if err := h.SaveLedger(); err != nil {
 		return err
 	}
-	if err := h.SetPool(p, d.To); err != nil {
-		d.From, d.To = 0, 0
-		return err
+	err = h.SetPool(p, d.To)
+	if s, rerr := h.PoolState(p); rerr == nil {
+		d.finish(s.Persistent())
+		d.forgive(s.Persistent())
 	}
-	if s, err = h.PoolState(p); err != nil {
-		return err
-	}
-	d.finish(s.Persistent())
 	if d.Owed > 0 {
 		h.Logf(Warning, "%d huge pages of %s are still owed to the host: somebody uses them", d.Owed, p)
 	}
-	return nil
+	return err
+}
+
+// forgive takes what others have shrunk the pool by since pages were first owed off the debt.
+func (d *PoolDebt) forgive(persistent uint64) {
+	if d.Size > persistent {
+		d.Owed -= min(d.Owed, d.Size-persistent)
+	}
+	if d.Size = persistent; d.Owed == 0 {
+		d.Size = 0
+	}
 }
 
 // finish turns a change that was under way into what came of it: what the pool grew by is owed, what it shrank by
 // is paid.
 func (d *PoolDebt) finish(persistent uint64) {
-	switch from, to := d.From, d.To; {
+	from, to := d.From, d.To
+	if from == to {
+		return
+	}
+	d.Size = 0 // what it was before says nothing any more
+	switch {
 	case to > from:
 		d.Owed += min(max(persistent, from), to) - from
 	case to < from:
@@ -185,7 +198,9 @@ func (h *Host) GrowPools(ctx context.Context, uuid string) error {
 		err := h.growClaim(ctx, uuid, c)
 		var short *ShortageError
 		if errors.As(err, &short) && c.Elsewhere {
-			err = h.moveClaim(claim, i, short)
+			if err = h.moveClaim(claim, i, short); err == nil {
+				err = h.SaveLedger()
+			}
 		}
 		if err != nil {
 			return err
@@ -196,14 +211,11 @@ func (h *Host) GrowPools(ctx context.Context, uuid string) error {
 
 // growClaim brings the pool of one claim to where the claim can be met.
 func (h *Host) growClaim(ctx context.Context, uuid string, c *PageClaim) error {
-	available, err := h.AvailablePages(c.Pool(), uuid)
-	if err != nil {
+	available, lacking, err := h.AvailablePages(c.Pool(), uuid)
+	if err != nil || available >= c.Count {
 		return err
 	}
-	missing := c.Count - min(available, c.Count)
-	if missing == 0 {
-		return nil
-	}
+	missing := c.Count - available + lacking
 	s, err := h.PoolState(c.Pool())
 	if err != nil {
 		return err
@@ -231,7 +243,7 @@ func (h *Host) growClaim(ctx context.Context, uuid string, c *PageClaim) error {
 	if err := h.SaveLedger(); err != nil {
 		return err
 	}
-	if available, err = h.AvailablePages(c.Pool(), uuid); err != nil {
+	if available, _, err = h.AvailablePages(c.Pool(), uuid); err != nil {
 		return err
 	}
 	if available < c.Count {

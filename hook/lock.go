@@ -7,12 +7,10 @@ import (
 	"time"
 )
 
-// lockTimeout bounds the wait for another hook to finish: longer than its own deadlines, shorter than a person's
-// patience.
+// lockTimeout bounds the wait for another hook to finish.
 const lockTimeout = 3 * time.Minute
 
-// Locked runs f with the exclusive right to act on the host, with the ledger as it stands and with what an
-// interrupted process left in the pools settled. holder tells others who they wait for.
+// Locked runs f with the exclusive right to act on the host and with the ledger as it stands. holder tells others who they wait for.
 func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.File) SlowWriter, f func() error) (err error) {
 	wait, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()

@@ -105,6 +105,9 @@ func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
 	if why, ok := h.Ledger.Wedged[c.Address]; ok {
 		return fmt.Errorf("cannot give back %s: %s", c.Address, why)
 	}
+	if !h.Exists(sysfs.PCIDevice(c.Address)) {
+		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
+	}
 	if id, err := h.PCIID(c.Address); err != nil {
 		return fmt.Errorf("cannot give back %s to %s: %w", c.Address, orNone(c.From), err)
 	} else if id != c.ID {

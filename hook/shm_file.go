@@ -180,6 +180,9 @@ func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 	case err != nil:
 		return &sysfs.Error{Op: "look at", Path: c.Path, Err: err}
 	case c.Found == nil && (st.Ino == c.Made || c.Made == 0 && unfinished(st)):
+		if heir, err := c.bequeath(h, st.Ino); heir || err != nil {
+			return err
+		}
 		if err := dir.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return &sysfs.Error{Op: "remove", Path: c.Path, Err: err}
 		}
@@ -200,6 +203,34 @@ func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 	}
 	uid, gid, mode := c.Found.UID, c.Found.GID, c.Found.Mode
 	return c.set(f, st, backIf(c.UID, st.UID, uid), backIf(c.GID, st.GID, gid), backIf(c.Mode, st.Perm(), mode))
+}
+
+// bequeath leaves the file to another guest that found it and uses it still: it is that one's to remove from now on.
+func (c *ShmFile) bequeath(h *Host, ino uint64) (bool, error) {
+	uuids, err := h.State.Guests()
+	if err != nil {
+		return false, err
+	}
+	for _, uuid := range uuids {
+		if uuid == h.undoing {
+			continue
+		}
+		records, err := h.State.Records(uuid)
+		if err != nil {
+			return false, err
+		}
+		for _, r := range records {
+			other, err := decode(r)
+			if err != nil {
+				continue
+			}
+			if o, ok := other.(*ShmFile); ok && o.Path == c.Path && o.Found != nil && o.Found.Ino == ino {
+				o.Found, o.Made = nil, ino
+				return true, h.State.Amend(uuid, r.Seq, o)
+			}
+		}
+	}
+	return false, nil
 }
 
 // backIf returns the old value if the value is still the one that was set.

@@ -93,7 +93,7 @@ func runCommand(o options, args []string) int {
 func parseFlags(c command, o *options, args []string) ([]string, error) {
 	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	set.StringVar(&o.root, "root", o.root, "")
+	set.Func("root", "", o.setRoot)
 	if !c.noIO {
 		set.StringVar(&o.config, "config", "", "")
 		set.StringVar(&o.xml, "xml", "", "")
@@ -156,7 +156,7 @@ func runOp(op string) func(options, []string) error {
 			if n, err = readNeeds(h.FS, o, name); err != nil {
 				return err
 			}
-		} else if n, err = recordedGuest(h, o, op, name); err != nil {
+		} else if n, err = recordedGuest(h, o, name); err != nil {
 			return err
 		}
 		if op == "release" && !onRecord(h) {
@@ -181,23 +181,17 @@ func runOp(op string) func(options, []string) error {
 }
 
 // recordedGuest names a guest for an operation that goes by what is recorded: by its name, or by an XML.
-func recordedGuest(h *hook.Host, o options, op, name string) (*domain.Needs, error) {
+func recordedGuest(h *hook.Host, o options, name string) (*domain.Needs, error) {
 	if err := h.LoadLedger(); err != nil {
 		return nil, err
 	}
-	uuid, g := h.Ledger.Find("", name)
+	uuid, _ := h.Ledger.Find("", name)
 	if name == "" || o.xml != "" {
 		n, err := readNeeds(h.FS, o, name)
 		if err != nil {
 			return nil, err
 		}
 		uuid, name = n.Guest.UUID, n.Guest.Name
-		g = h.Ledger.Guests[uuid]
-	}
-	if g != nil && op == "release" {
-		if runs, err := h.QEMURuns(uuid, name); err == nil && runs {
-			return nil, fmt.Errorf("%s is running; shut it down, libvirt will then release it", name)
-		}
 	}
 	return &domain.Needs{Guest: domain.Guest{Name: name, UUID: uuid}}, nil
 }

@@ -71,7 +71,7 @@ func demo(ctx context.Context, h *hook.Host, model *sysfstest.Host, n *domain.Ne
 
 	out("\nThe guest is gone (qemu-hook %s release end shutdown):\n", n.Guest.Name)
 	if err := h.Locked(ctx, "demo", inline, func() error {
-		return release.Run(ctx, h, n.Guest.UUID, n.Guest.Name)
+		return release.Run(ctx, h, n.Guest.UUID, n.Guest.Name, false)
 	}); err != nil {
 		return err
 	}

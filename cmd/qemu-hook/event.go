@@ -2,11 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
@@ -16,10 +20,15 @@ import (
 
 // handleEvent answers a call of libvirt's. Only a prepare that cannot be done, and a release that could not undo
 // something, end with a status other than 0: libvirt would kill a guest for a failure at started or reconnect.
-func handleEvent(o options, ev hook.Event) int {
+func handleEvent(o options, ev hook.Event) (status int) {
 	if !acts(ev.Op) {
 		return 0
 	}
+	defer func() {
+		if p := recover(); p != nil {
+			status = eventStatus(ev, fmt.Errorf("a defect of qemu-hook, please report it: %v\n%s", p, debug.Stack()))
+		}
+	}()
 	if os.Geteuid() != 0 && o.root == "" {
 		// A user's own daemon (qemu:///session) runs the system's hook as that user.
 		return 0
@@ -79,6 +88,26 @@ func onRecord(h *hook.Host) bool {
 	return err != nil || len(logs) > 0
 }
 
+// holds reports whether the guest has anything. It looks without the lock, and what it cannot read holds nothing:
+// that is for those who need it to complain of.
+func holds(h *hook.Host, uuid string) bool {
+	logs, err := h.State.Guests()
+	if err == nil && slices.Contains(logs, uuid) {
+		return true
+	}
+	return h.LoadLedger() == nil && h.Ledger.Guests[uuid] != nil
+}
+
+// refuseUnlocked refuses a guest before the lock was taken, and keeps the reason for `status` if that is free.
+func refuseUnlocked(ctx context.Context, h *hook.Host, guest domain.Guest, reason error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if lock, err := h.State.Lock(ctx, "refuse "+guest.Name); err == nil {
+		reason = errors.Join(reason, h.Remember(guest.UUID, guest.Name, []string{reason.Error()}), lock.Unlock())
+	}
+	return reason
+}
+
 // act carries out an operation, for libvirt and for people alike.
 func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) error {
 	// libvirt may be gone before the hook is done: a write to its pipe must not kill half a preparation.
@@ -86,36 +115,38 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	name, uuid := n.Guest.Name, n.Guest.UUID
-	if op == "prepare" {
-		if n.Empty() && !onRecord(h) {
-			return nil
+	if op == "prepare" && n.Empty() {
+		// A guest that needs nothing is not kept from starting, whatever is wrong here. What an earlier XML of it
+		// asked for is given back.
+		if holds(h, uuid) {
+			if err := act(h, o, "release", n, by); err != nil {
+				h.Logf(hook.Err, "%s: %v", name, err)
+			}
 		}
-		// Only a guest that needs something may fail for a mistake in the configuration.
-		cfg, err := loadConfig(h, o)
-		if err == nil {
-			cfg, err = cfg.ForGuest(name, n.Metadata)
-		}
-		if err != nil && !n.Empty() {
-			return err
-		}
-		if err == nil {
-			h.Config = cfg
-		}
-	} else if cfg, err := loadConfig(h, o); err == nil {
+		return nil
+	}
+	cfg, err := loadConfig(h, o)
+	if err == nil && op == "prepare" {
+		cfg, err = cfg.ForGuest(name, n.Metadata)
+	}
+	switch {
+	case err == nil:
 		h.Config = cfg
-	} else {
+	case op == "prepare":
+		return refuseUnlocked(ctx, h, n.Guest, err)
+	default:
 		h.Logf(hook.Warning, "%s %s goes on without the configuration: %v", op, name, err)
 	}
-	if op != "prepare" {
-		// Half a release helps nobody: a signal ends a preparation, which then gives back, and nothing else.
-		ctx = context.WithoutCancel(ctx)
-	}
 	return h.Locked(ctx, op+" "+name, newWorker(o), func() error {
+		if op != "prepare" {
+			// Half a release helps nobody: a signal ends a preparation, which then gives back, and nothing else.
+			ctx = context.WithoutCancel(ctx)
+		}
 		switch op {
 		case "prepare":
 			return prepareGuest(ctx, h, n, by)
 		case "release":
-			return release.Run(ctx, h, uuid, name)
+			return release.Run(ctx, h, uuid, name, by.ByHand)
 		case "started":
 			return h.MarkStarted(uuid, name)
 		case "reconnect":
@@ -126,9 +157,9 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 }
 
 func prepareGuest(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) error {
-	if n.Empty() || !h.Config.Enabled {
-		// What an earlier XML or configuration asked for is given back.
-		return release.Run(ctx, h, n.Guest.UUID, n.Guest.Name)
+	if !h.Config.Enabled {
+		// What an earlier configuration asked for is given back.
+		return release.Run(ctx, h, n.Guest.UUID, n.Guest.Name, by.ByHand)
 	}
 	warnings, err := prepare.Run(ctx, h, n, by)
 	for _, w := range warnings {

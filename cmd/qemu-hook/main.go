@@ -11,6 +11,7 @@ package main
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -66,11 +67,18 @@ func takeRoot(args []string) (options, []string, error) {
 		}
 		value, args = args[1], args[1:]
 	}
-	if value == "" {
-		return o, nil, usageError("--root needs a directory")
+	return o, args[1:], o.setRoot(value)
+}
+
+// setRoot takes a directory for the root. An empty name is a slip, as of a variable that is not set, and must not mean
+// the running host.
+func (o *options) setRoot(dir string) error {
+	if dir == "" {
+		return usageError("--root needs a directory")
 	}
-	o.root = value
-	return o, args[1:], nil
+	abs, err := filepath.Abs(dir)
+	o.root = abs
+	return err
 }
 
 // beThrifty keeps the runtime from work that pays only in longer lives: one thing is done after the other, so more

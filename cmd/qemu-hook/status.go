@@ -184,7 +184,7 @@ func (s *statusReport) print() {
 			out("  %-10s %s", c.Kind, c.Text)
 		}
 		if g.State == "not running" {
-			out("  it holds this although it runs no longer: qemu-hook recover %q", g.Name)
+			out("  it holds this although it runs no longer: qemu-hook recover %s", hook.QuoteName(g.Name))
 		}
 	}
 	for _, u := range s.HostCPUs {

@@ -31,6 +31,11 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 			p.Refuse("PCI function %s does not exist; see lspci -D for those that do, and correct the domain's <hostdev>", f.Address)
 			continue
 		}
+		if why, wedged := h.Ledger.Wedged[f.Address]; wedged {
+			// Its other files wait for the same lock in the kernel as the write that never returned.
+			p.Refuse("%s is stuck in the kernel: %s", f.Address, why)
+			continue
+		}
 		if bridge, err := h.PCIBridge(f.Address); err != nil {
 			return p, err
 		} else if bridge {
@@ -38,7 +43,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 			continue
 		}
 		if owner := h.Ledger.PCIOwner(f.Address, n.Guest.UUID); owner != nil {
-			p.Refuse("%s is taken by guest %s; stop that guest, or if it runs no longer: qemu-hook recover %q", h.FormatPCI(f.Address), owner.Name, owner.Name)
+			p.Refuse("%s is taken by guest %s; stop that guest, or if it runs no longer: qemu-hook recover %s", h.FormatPCI(f.Address), owner.Name, hook.QuoteName(owner.Name))
 			continue
 		}
 		group, err := h.PCIGroup(f.Address)
@@ -101,8 +106,8 @@ func viable(h *hook.Host, n *domain.Needs, address, group string, p *hook.Propos
 			continue
 		}
 		if owner := h.Ledger.PCIOwner(s, n.Guest.UUID); owner != nil {
-			p.Refuse("%s shares IOMMU group %s with %s, which guest %s has; stop that guest, or if it runs no longer: qemu-hook recover %q",
-				address, group, s, owner.Name, owner.Name)
+			p.Refuse("%s shares IOMMU group %s with %s, which guest %s has; stop that guest, or if it runs no longer: qemu-hook recover %s",
+				address, group, s, owner.Name, hook.QuoteName(owner.Name))
 			continue
 		}
 		inWay, err := inTheWay(h, s)

@@ -87,9 +87,10 @@ func pageRequests(h *hook.Host, n *domain.Needs, p *hook.Proposal) ([]pageReques
 			continue
 		}
 		r := pageRequest{kib: kib, count: m.Bytes / (kib << 10), nodes: preferred}
-		if !m.HostNodes.Empty() && m.Mode != "restrictive" {
+		if !m.HostNodes.Empty() {
 			r.nodes = slices.Collect(m.HostNodes.All())
-			r.bound = m.Mode == "strict"
+			// "restrictive" leaves the choice to the cgroup, which holds QEMU to the same nodes.
+			r.bound = m.Mode == "strict" || m.Mode == "restrictive"
 			r.spread = m.Mode == "interleave"
 		}
 		requests = append(requests, r)
@@ -149,6 +150,7 @@ type budget struct {
 // A poolBudget counts one pool's pages.
 type poolBudget struct {
 	free     uint64 // to be had as they are
+	lacking  uint64 // to be added first, for what others have coming
 	room     uint64 // by which the pool can grow
 	doubtful bool   // the room hangs on ZFS' cache
 	claimed  uint64
@@ -163,7 +165,7 @@ func (b *budget) pool(p sysfs.Pool) (*poolBudget, error) {
 	pb := new(poolBudget)
 	var err error
 	if b.h.HasPool(p) {
-		if pb.free, err = b.h.AvailablePages(p, b.uuid); err != nil {
+		if pb.free, pb.lacking, err = b.h.AvailablePages(p, b.uuid); err != nil {
 			return nil, err
 		}
 		if pb.room, pb.doubtful, err = b.h.PoolCapacity(p); err != nil {
@@ -238,12 +240,15 @@ func (b *budget) take(p sysfs.Pool, n uint64, grow bool) (uint64, error) {
 	pb.free -= free
 	added := uint64(0)
 	if grow {
-		added = min(n-free, pb.room)
+		added = min(n-free, pb.room-min(pb.room, pb.lacking))
 		if pb.doubtful {
 			added = n - free
 		}
-		pb.room -= min(pb.room, added)
-		pb.missing += added
+		if added > 0 {
+			pb.missing += added + pb.lacking
+			pb.room -= min(pb.room, added+pb.lacking)
+			pb.lacking = 0
+		}
 	}
 	pb.claimed += free + added
 	return free + added, nil
@@ -312,7 +317,7 @@ func (b *budget) describe(p *hook.Proposal) {
 			continue
 		}
 		p.Claim.Pages = append(p.Claim.Pages, hook.PageClaim{KiB: pool.KiB, Node: pool.Node, Count: pb.claimed, Elsewhere: !pb.bound})
-		p.Line("%d of %s, %s: %d are free, %d are added", pb.claimed, pool, hook.FormatBytes(pb.claimed*pool.KiB<<10), pb.claimed-pb.missing, pb.missing)
+		p.Line("%d of %s, %s: %d are free, %d are added", pb.claimed, pool, hook.FormatBytes(pb.claimed*pool.KiB<<10), pb.claimed-min(pb.claimed, pb.missing), pb.missing)
 	}
 }
 
@@ -338,7 +343,7 @@ func warnUnmounted(h *hook.Host, requests []pageRequest, p *hook.Proposal) error
 	for _, r := range requests {
 		if !mounted[r.kib] {
 			mounted[r.kib] = true
-			p.Warn("no hugetlbfs is mounted for pages of %d KiB: unless the domain uses <source type='memfd'/>, libvirt will refuse; "+
+			p.Note("no hugetlbfs is mounted for pages of %d KiB: unless the domain uses <source type='memfd'/>, libvirt will refuse; "+
 				"mount one with pagesize=%s and restart libvirtd", r.kib, mountOption(r.kib))
 		}
 	}

@@ -39,6 +39,11 @@ func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) 
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
+	if h.Ledger.Guests[n.Guest.UUID] != nil {
+		if runs, err := h.QEMURuns(n.Guest.UUID, n.Guest.Name); runs {
+			p.Refusals = append(p.Refusals, errRunning(n.Guest.Name, err).Error())
+		}
+	}
 	recorded, err := h.Recorded(n.Guest.UUID)
 	if err != nil && n.Guest.UUID != "" {
 		return nil, err
@@ -73,6 +78,7 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	p.Claim.Pages = append(p.Claim.Pages, proposal.Claim.Pages...)
 	p.Changes = append(p.Changes, proposal.Changes...)
 	p.Refusals = append(p.Refusals, proposal.Refusals...)
+	p.Warnings = append(p.Warnings, proposal.Notes...)
 	if required {
 		p.Refusals = append(p.Refusals, proposal.Warnings...)
 	} else {
@@ -118,6 +124,14 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 	return warnings, &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}
 }
 
+// errRunning says that a guest runs, or that this cannot be told.
+func errRunning(name string, err error) error {
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is running; what it has was left alone", name)
+}
+
 // clearOldRun gives back what a run of the guest left that ended without a release, as when the daemon died. A guest
 // that was prepared and never started keeps what it has: this prepare completes it.
 func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest) error {
@@ -125,12 +139,8 @@ func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest) error {
 	if g == nil || guest.UUID == "" {
 		return nil
 	}
-	runs, err := h.QEMURuns(guest.UUID, guest.Name)
-	if err != nil {
-		return err
-	}
-	if runs {
-		return &hook.Refusal{Guest: guest.Name, Reasons: []string{guest.Name + " is running; what it has was left alone"}}
+	if runs, err := h.QEMURuns(guest.UUID, guest.Name); runs {
+		return &hook.Refusal{Guest: guest.Name, Reasons: []string{errRunning(guest.Name, err).Error()}}
 	}
 	if !g.Started {
 		return nil
@@ -174,7 +184,7 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnin
 	if err := h.GrowPools(ctx, uuid); err != nil {
 		return nil, err
 	}
-	if err := h.SettleCPUs(ctx); err != nil {
+	if err := h.SettleCPUs(ctx, h.Config.CPUs.Units...); err != nil {
 		// The guest runs without it, only less smoothly.
 		if slices.Contains(h.Config.Required, cpusStep{}.Name()) {
 			return nil, err

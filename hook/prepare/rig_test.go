@@ -119,7 +119,7 @@ func (r *rig) prepare(n *domain.Needs) error {
 
 func (r *rig) release(n *domain.Needs) error {
 	return r.locked(func(h *hook.Host) error {
-		return release.Run(context.Background(), h, n.Guest.UUID, n.Guest.Name)
+		return release.Run(context.Background(), h, n.Guest.UUID, n.Guest.Name, false)
 	})
 }
 

@@ -2,6 +2,7 @@
 package release
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,14 +12,27 @@ import (
 )
 
 // Run gives back all that the guest has; it is called with the lock held. A guest that has nothing is a quiet
-// success: libvirt's release follows a failed prepare, too. Every part is tried, whatever fails.
-func Run(ctx context.Context, h *hook.Host, uuid, name string) error {
+// success: libvirt's release follows a failed prepare, too. Every part is tried, whatever fails. A guest whose QEMU
+// runs keeps what it has: libvirt calls when that is gone, so this is a person's mistake.
+func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) error {
 	uuid, err := find(h, uuid, name)
 	if err != nil {
 		return err
 	}
-	if uuid == "" {
-		return h.Settle(ctx)
+	logs, err := h.State.Guests()
+	if err != nil {
+		return err
+	}
+	if h.Ledger.Guests[uuid] == nil && !slices.Contains(logs, uuid) {
+		// What others' claims still want done is tried, but is not this guest's trouble.
+		if err := h.Settle(ctx); err != nil {
+			h.Logf(hook.Warning, "%v", err)
+		}
+		return nil
+	}
+	runs, err := h.QEMURuns(uuid, name)
+	if runs && (err == nil || byHand) {
+		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
 	}
 	return h.GiveBack(ctx, uuid)
 }
@@ -58,20 +72,23 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 		g := h.Ledger.Guests[uuid]
 		if g == nil {
 			// An undo log without a claim: the state was tampered with, or the claim lost.
-			g = &hook.Guest{Name: uuid}
+			g = &hook.Guest{}
 		}
 		if name != "" && g.Name != name && uuid != name {
 			continue
 		}
-		r := Recovery{UUID: uuid, Name: g.Name}
-		runs, err := h.StillRuns(uuid, g)
+		r := Recovery{UUID: uuid, Name: cmp.Or(g.Name, uuid)}
+		runs, err := h.QEMURuns(uuid, g.Name)
 		switch {
 		case err != nil:
 			r.Kept, r.Err = "it cannot be told whether it runs", err
 		case runs:
 			r.Kept = "it runs"
+		case g.Owner != nil && g.Owner.Alive(h.FS) && (name == "" || !g.Started):
+			// Between prepare and QEMU's start there is nothing else to be seen of the guest.
+			r.Kept = fmt.Sprintf("it may be starting or stopping: the libvirt daemon that prepared it (pid %d) still owes it a release", g.Owner.PID)
 		case name == "" && g.ByHand && !g.Started:
-			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %q gives it back", g.Name)
+			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %s gives it back", hook.QuoteName(g.Name))
 		default:
 			r.Err = h.GiveBack(ctx, uuid)
 		}

@@ -106,7 +106,7 @@ func (h *Host) addProcess(p process) {
 	h.value(dir+"comm", p.comm)
 	h.text(dir+"cmdline", 0o444, strings.Join(p.cmdline, "\x00")+"\x00")
 	h.value(dir+"cgroup", "0::"+p.cgroup)
-	h.text(dir+"stat", 0o444, fmt.Sprintf("%d (%s) S 1 %[1]d %[1]d 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 %d"+
+	h.text(dir+"stat", 0o444, fmt.Sprintf("%d (%s) S 1 %[1]d %[1]d 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 %[3]d"+
 		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, 1000+p.pid))
 	h.text(dir+"status", 0o444, fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t1\n"+
 		"Uid:\t%[3]d\t%[3]d\t%[3]d\t%[3]d\n", p.comm, p.pid, p.uid))
