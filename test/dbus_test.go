@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -150,16 +151,15 @@ func TestDBusGoneAtRelease(t *testing.T) {
 	x.mustDo(win11, "prepare")
 
 	// One cut is mended by a new connection.
-	cut := false
+	var cut atomic.Bool
 	x.model.OnChange(func(c sysfstest.Change) error {
-		if c.Op == "dbus" && !cut {
-			cut = true
+		if c.Op == "dbus" && cut.CompareAndSwap(false, true) {
 			proxy.Cut()
 		}
 		return nil
 	})
 	x.mustDo(win11, "release")
-	if !cut {
+	if !cut.Load() {
 		t.Error("the connection was not cut")
 	}
 	if diff := x.differs(before); diff != "" {
@@ -169,12 +169,10 @@ func TestDBusGoneAtRelease(t *testing.T) {
 	// Gone for good after the first unit.
 	x.model.OnChange(nil)
 	x.mustDo(win11, "prepare")
-	sets := 0
+	var sets atomic.Int32
 	x.model.OnChange(func(c sysfstest.Change) error {
-		if c.Op == "dbus" {
-			if sets++; sets > 2 {
-				return errors.New("the service manager is going down")
-			}
+		if c.Op == "dbus" && sets.Add(1) > 2 {
+			return errors.New("the service manager is going down")
 		}
 		return nil
 	})
