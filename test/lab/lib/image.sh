@@ -32,7 +32,7 @@ build_image() {
 	kernel "$WORK/root"
 	initrd "$WORK/root" "$WORK/initrd"
 	configure "$WORK/root"
-	mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -E lazy_itable_init=1,root_owner=0:0 -m 0 -d "$WORK/root" "$IMAGE/root.img" 3G
+	mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -E lazy_itable_init=1,root_owner=0:0 -m 0 -d "$WORK/root" "$IMAGE/root.img" 3G >/dev/null
 	rm -rf --one-file-system "$WORK"
 	trap - EXIT
 	prime

@@ -9,8 +9,9 @@
 #   03:00.0 NVMe    04:00.0 e1000e    05:00.0 edu (a function that no driver wants)
 #   06:00.0 a bridge to PCI with 07:01.0 e1000 and 07:02.0 edu: a group that two functions share
 
-# new_run NAME makes the folder of a run, and sets RUN to it.
+# new_run NAME makes the folder of a run, and sets RUN to it. The last twelve are kept.
 new_run() {
+	find "$LAB_DIR/runs" -mindepth 1 -maxdepth 1 -type d | sort -r | tail -n +12 | xargs -r rm -rf --one-file-system
 	RUN=$(mktemp -d "$LAB_DIR/runs/$(date +%Y%m%d-%H%M%S)-$1.XXXX")
 	mkdir "$RUN/bin"
 	chmod 755 "$RUN"
