@@ -17,8 +17,7 @@ const usage = `usage:
   labtool steal PID TEXT                  keep what another process has open open too: the first whose link holds TEXT
   labtool pages COUNT [NODE]              use huge pages of 2 MiB; at SIGTERM they must still hold what was written
   labtool fragment MIB NODE               take memory in small pages and give every second one back
-Those that stay say "ready" once they have what they asked for.
-`
+Those that stay say "ready" once they have what they asked for`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
