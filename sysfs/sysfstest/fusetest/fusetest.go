@@ -60,7 +60,8 @@ func mount(t testing.TB, s *server, name string) (dir string) {
 	}
 	server, err := fuse.NewServer(s, dir, &fuse.MountOptions{
 		DirectMountStrict: true, FsName: name, Name: "sysfstest", DisableXAttrs: true, DisableReadDirPlus: true,
-		Logger: log.New(io.Discard, "", 0), // answers to those who were killed meanwhile
+		MaxWrite: 64 << 10,                   // a buffer of this size is made for every request under way
+		Logger:   log.New(io.Discard, "", 0), // answers to those who were killed meanwhile
 	})
 	if err != nil {
 		fail("cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)

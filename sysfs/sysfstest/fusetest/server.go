@@ -124,14 +124,15 @@ func (s *server) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOu
 
 func (s *server) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n, name := sysfstest.Node(in.NodeId), s.name(in.NodeId)
+	asked := *in // the request is not ours once we have answered
 	err := s.do(cancel, in.Pid, name, func(pid int) error {
-		if size, ok := in.GetSize(); ok {
+		if size, ok := asked.GetSize(); ok {
 			if err := s.v.Truncate(n, name, int64(size), pid); err != nil {
 				return err
 			}
 		}
-		uid, setUID := in.GetUID()
-		gid, setGID := in.GetGID()
+		uid, setUID := asked.GetUID()
+		gid, setGID := asked.GetGID()
 		if setUID || setGID {
 			u, g := -1, -1
 			if setUID {
@@ -146,7 +147,7 @@ func (s *server) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 			// With the owner the kernel sends the mode less its set-id bits; the model clears those itself.
 			return nil
 		}
-		if mode, ok := in.GetMode(); ok {
+		if mode, ok := asked.GetMode(); ok {
 			return s.v.Chmod(n, name, mode, pid)
 		}
 		return nil
@@ -171,9 +172,9 @@ func (s *server) made(
 ) fuse.Status {
 	full := s.join(in.NodeId, name)
 	var n sysfstest.Node
-	uid, gid := int(in.Uid), int(in.Gid)
+	dir, uid, gid := sysfstest.Node(in.NodeId), int(in.Uid), int(in.Gid)
 	err := s.do(cancel, in.Pid, full, func(pid int) (err error) {
-		made, err := f(sysfstest.Node(in.NodeId), full, uid, gid, pid)
+		made, err := f(dir, full, uid, gid, pid)
 		n = made
 		return err
 	})
