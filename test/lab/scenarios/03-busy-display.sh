@@ -3,7 +3,8 @@
 node=$(basename "${PCI}01:00.0"/drm/card*)
 helper hold "/dev/dri/$node"
 define win
-refused win "x"
+refused win "0000:01:00.0 [1234:1111] (bochs-drm) is in use: labtool (pid $HELPER, lab-agent.service) has /dev/dri/$node open; \
+stop it, or list the unit under services.stop"
 end_helper "$HELPER"
 as_before "$REFUSAL"
 start win
