@@ -23,10 +23,10 @@ func New(root string) (FS, error) {
 	}
 	st, err := os.Stat(root)
 	if err != nil {
-		return FS{}, &Error{Op: "use as root", Path: root, Err: err}
+		return FS{}, &Error{Op: "use", Path: root + " as root", Err: err}
 	}
 	if !st.IsDir() {
-		return FS{}, &Error{Op: "use as root", Path: root, Err: syscall.ENOTDIR}
+		return FS{}, &Error{Op: "use", Path: root + " as root", Err: syscall.ENOTDIR}
 	}
 	return FS{osKernel{root}}, nil
 }

@@ -50,6 +50,9 @@ func handleEvent(o options, ev hook.Event) (status int) {
 		h.Logf(hook.Warning, "%s %s: %v", ev.Op, ev.Guest, err)
 		n = &domain.Needs{Guest: domain.Guest{Name: ev.Guest}}
 	}
+	if n.Guest.Name == "" {
+		n.Guest.Name = ev.Guest
+	}
 	by := hook.Caller{Owner: hook.LibvirtAncestor(h.FS, os.Getppid())}
 	return eventStatus(ev, act(h, o, ev.Op, n, by))
 }

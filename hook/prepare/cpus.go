@@ -1,6 +1,7 @@
 package prepare
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -50,8 +51,8 @@ func (cpusStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Pro
 	if enough, err := enoughForHost(h, host); err != nil {
 		return p, err
 	} else if !enough {
-		p.Warn("the host is not kept off the guest's CPUs %s: it would keep only %q; leave it a core in the domain's <vcpupin>s, "+
-			"or say cpus.min_host in the configuration", cpus, host)
+		p.Warn("the host is not kept off the guest's CPUs %s: it would keep %s; leave it a core in the domain's <vcpupin>s, "+
+			"or say cpus.min_host in the configuration", cpus, cmp.Or(host.String(), "none"))
 		return p, nil
 	}
 	if err := h.CPUControl(); err != nil {
