@@ -174,7 +174,7 @@ prepared() {
 }
 
 # hook NAME installs standard input as a hook beside ours; tidy removes it. Hooks run in the order of their names, ours
-# is 50-qemu-hook; busybox's shell is by far the quickest here.
+# is 50-qemu-hook. busybox's shell is by far the quickest here, but has programs of its own: name others by their path.
 hook() {
 	{
 		echo '#!/bin/busybox sh'
@@ -199,7 +199,7 @@ killable_hook() {
 	hook 50-qemu-hook <<-X
 		read -r from _ </proc/uptime
 		if [ -s /run/kill-\$2 ]; then
-			timeout -s KILL "\$(cat /run/kill-\$2)" /usr/bin/qemu-hook "\$@"
+			/usr/bin/timeout -s KILL "\$(cat /run/kill-\$2)" /usr/bin/qemu-hook "\$@"
 		else
 			/usr/bin/qemu-hook "\$@"
 		fi

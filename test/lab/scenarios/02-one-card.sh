@@ -6,5 +6,6 @@ refused thief "2 reasons, the first: 0000:01:00.0 [1234:1111] (vfio-pci) is take
 qemu-hook recover \"win\""
 prepared win
 stop win
-explain "$REFUSAL" "the thief's refusal, which qemu-hook status shows"
+start thief
+stop thief
 as_before

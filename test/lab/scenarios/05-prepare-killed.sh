@@ -24,3 +24,6 @@ start win
 prepared win
 stop win
 as_before
+killed=$(grep -c "^prepare .* 137$" "$OUT/times") || :
+((killed > 5)) || fail "the hook was quicker than the kill in all but $killed of ten"
+echo "killed $killed times of ten"

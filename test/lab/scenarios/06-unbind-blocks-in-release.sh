@@ -1,5 +1,5 @@
 # shows: a card that something still holds when its guest is gone: release ends in time, libvirtd goes on, and all is as before once it is let go
-# expect-fail: issue 6: recover takes a guest whose libvirtd lives for one that runs, though its release was called
+# expect-fail: issue 6: recover says that libvirtd still owes a release, which it has called
 # seconds: 300
 define win
 define other pci='' pages=no shm='' vcpus='' node=0

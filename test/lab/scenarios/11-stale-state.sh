@@ -10,14 +10,15 @@ stop win
 umount /proc/sys/kernel/random/boot_id
 grep -rq "$(</var/tmp/another-boot)" /var/tmp/stale || fail "the state does not name its boot"
 
-# In this one, none of it is so.
+# In this one, none of it is so. What does not belong to it is laid aside and kept.
+aside='file /run/qemu-hook/.*[.]other-boot: .*'
 cp -a /var/tmp/stale/. /run/qemu-hook/
 start win
 prepared win
 stop win
-as_before
+as_before "$aside"
 
 cp -a /var/tmp/stale/. /run/qemu-hook/
 qemu-hook recover
-as_before
-rm -r /var/tmp/stale /var/tmp/another-boot
+as_before "$aside"
+rm -r /run/qemu-hook/*.other-boot /var/tmp/stale /var/tmp/another-boot
