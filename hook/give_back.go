@@ -22,7 +22,8 @@ func (h *Host) GiveBack(ctx context.Context, uuid string) error {
 		if guest != nil {
 			*kept = *guest
 		}
-		kept.Claim = Claim{}
+		// Its release is through: nobody owes it another, so recover may take what is left.
+		kept.Claim, kept.Caller = Claim{}, Caller{}
 		for _, c := range rest {
 			if c.Kind() == pciDriverKind {
 				kept.Claim.PCI = append(kept.Claim.PCI, c.Subject())
