@@ -1,5 +1,4 @@
 # shows: the hook is killed in the middle of release, libvirtd goes on: qemu-hook recover leaves nothing of it
-# expect-fail: issue 6: recover says that libvirtd still owes a release, which it has called
 killable_hook
 define win
 start win

@@ -12,19 +12,19 @@ in_pieces() {
 	grep "Node 1, zone   Normal" /proc/buddyinfo
 }
 in_pieces
-echo $((held + 160)) >$pool
+echo $((held + 180)) >$pool
 plain=$(($(<$pool) - held))
-echo "a plain write got $plain of 160 pages"
+echo "a plain write got $plain of 180 pages"
 echo "$held" >$pool
 end_helper "$HELPER"
 
 in_pieces
-define win memory=320
+define win memory=360 pci='' shm=''
 start win
-is "pages on node 1" "$(pages 1)" $((held + 160))
+is "pages on node 1" "$(pages 1)" $((held + 180))
 stop win
 end_helper "$HELPER"
 end_helper "${HELPERS[0]}"
 echo 0 >$pool
 as_before
-((plain < 160)) || fail "a plain write got them all: the memory was not in pieces small enough to show anything"
+((plain < 180)) || fail "a plain write got them all: the memory was not in pieces small enough to show anything"
