@@ -1,6 +1,19 @@
-# shows: the host is shut down with a guest running: the guest is released before libvirtd is gone, in time
+# shows: the host is shut down with a guest running: the guest is shut down and released before libvirtd is gone, in time
 # powers-off: yes
-define win
+
+# A boot sector in place of a system: it waits for the power button, then writes "off" to q35's power register.
+printf '\xba\x02\x06\xb8\x00\x01\xef\xba\x00\x06\xfb\xf4\xed\xf6\xc4\x01\x74\xf8\xba\x04\x06\xb8\x00\x20\xef\xf4\xeb\xfd' >/var/tmp/button.img
+truncate -s 510 /var/tmp/button.img
+printf '\x55\xaa' >>/var/tmp/button.img
+truncate -s 1M /var/tmp/button.img
+
+# libvirt's own service for this, which Debian enables; without it nobody waits between a guest's end and libvirtd's.
+printf 'ON_SHUTDOWN=shutdown\nSHUTDOWN_TIMEOUT=60\n' >/etc/default/libvirt-guests
+rm /etc/systemd/system/libvirt-guests.service
+systemctl daemon-reload
+systemctl start libvirt-guests
+
+define win disk=/var/tmp/button.img
 start win
 prepared win
 # The witness was started before libvirtd, as systemd sees it, so it is stopped after it.
