@@ -35,7 +35,7 @@ type Change interface {
 var ErrDrifted = errors.New("changed by somebody else meanwhile, left as it is")
 
 // undoTimeout bounds the undo of one change, so that one that hangs keeps none of the others.
-const undoTimeout = 90 * time.Second
+const undoTimeout = 4 * time.Minute
 
 // decode returns the change that a record holds: the table of kinds.
 func decode(r journal.Record) (Change, error) {
@@ -43,6 +43,10 @@ func decode(r journal.Record) (Change, error) {
 	switch r.Kind {
 	case pciDriverKind:
 		c = new(PCIDriver)
+	case pciPowerKind:
+		c = new(PCIPower)
+	case persistenceKind:
+		c = new(Persistence)
 	case shmFileKind:
 		c = new(ShmFile)
 	default:
@@ -55,43 +59,56 @@ func decode(r journal.Record) (Change, error) {
 	return c, nil
 }
 
-// Make makes the changes in order, each recorded for the guest before. One that is on record already, as the guest is
-// prepared a second time, is completed as it was recorded.
+// An aimer is a change that has a first part, which is done for all changes before any of them is made.
+type aimer interface {
+	Aim(ctx context.Context, h *Host) error
+}
+
+// Make makes the changes in order, all of them recorded for the guest before the first. One that is on record already, as
+// the guest is prepared a second time, is completed as it was recorded.
 func (h *Host) Make(ctx context.Context, uuid string, changes []Change) error {
 	records, err := h.State.Records(uuid)
 	if err != nil {
 		return err
 	}
-	for _, c := range changes {
-		if err := context.Cause(ctx); err != nil {
-			return fmt.Errorf("interrupted before %s: %w", c, err)
-		}
-		seq := -1
+	changes = slices.Clone(changes)
+	seqs := make([]int, len(changes))
+	for i, c := range changes {
+		seqs[i] = -1
 		for _, r := range records {
 			if old, err := decode(r); err == nil && sameSubject(old, c) {
-				seq, c = r.Seq, old
+				seqs[i], changes[i] = r.Seq, old
 			}
 		}
-		if seq < 0 {
-			if seq, err = h.State.Append(uuid, c.Kind(), c); err != nil {
+		if seqs[i] < 0 {
+			if seqs[i], err = h.State.Append(uuid, c.Kind(), c); err != nil {
 				return err
 			}
 		}
-		if err := h.do(ctx, uuid, seq, c); err != nil {
+	}
+	for i, c := range changes {
+		if a, ok := c.(aimer); ok {
+			if err := h.do(ctx, uuid, seqs[i], c, a.Aim); err != nil {
+				return err
+			}
+		}
+	}
+	for i, c := range changes {
+		if err := h.do(ctx, uuid, seqs[i], c, c.Do); err != nil {
 			return err
 		}
+		h.Logf(Info, "%s", c)
 	}
 	return nil
 }
 
-func (h *Host) do(ctx context.Context, uuid string, seq int, c Change) error {
+func (h *Host) do(ctx context.Context, uuid string, seq int, c Change, do func(context.Context, *Host) error) error {
+	if err := context.Cause(ctx); err != nil {
+		return fmt.Errorf("interrupted before %s: %w", c, err)
+	}
 	h.amend = func(c Change) error { return h.State.Amend(uuid, seq, c) }
 	defer func() { h.amend = nil }()
-	if err := c.Do(ctx, h); err != nil {
-		return err
-	}
-	h.Logf(Info, "%s", c)
-	return nil
+	return do(ctx, h)
 }
 
 // Recorded returns the changes on the guest's undo log, oldest first. Records that cannot be read are in the error;

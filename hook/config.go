@@ -17,6 +17,10 @@ type Config struct {
 	Steps        ConfigSteps
 	CPUs         ConfigCPUs
 	Hugepages    ConfigHugepages
+	GPU          ConfigGPU
+	PCI          ConfigPCI
+	Stop         []string // units that do not run while a guest has its functions
+	EndSession   string   // the seat whose graphical sessions are ended for a guest; "" for none
 	LookingGlass ConfigLookingGlass
 	Shm          map[string]ShmOwner // by file name
 
@@ -25,7 +29,7 @@ type Config struct {
 }
 
 // ConfigSteps switches steps.
-type ConfigSteps struct{ Hugepages, CPUs, PCI, Shm bool }
+type ConfigSteps struct{ Quiesce, Hugepages, CPUs, PCI, Shm bool }
 
 // ConfigCPUs is about the host CPUs.
 type ConfigCPUs struct {
@@ -70,6 +74,59 @@ const (
 	Never     When = "never"
 	WhenShort When = "when-short"
 	Always    When = "always"
+)
+
+// ConfigGPU is about a card that the host uses, and its way to a guest and back.
+type ConfigGPU struct {
+	InUse     InUse
+	Terminate []string      // commands and units that may be ended
+	Grace     time.Duration // from SIGTERM to SIGKILL, and for holders to go after units and sessions
+	Deadline  time.Duration // for the driver to find the card unused
+	NvidiaSMI string        // the program's path; "" for where it usually is
+	Rescan    bool
+	// By PCI address:
+	GiveBack    map[string]GiveBack
+	ResizeBAR   map[string][]BARSize
+	ResetMethod map[string]string
+}
+
+// InUse says what happens to processes that use a card which a guest asks for.
+type InUse string
+
+// The values of InUse.
+const (
+	InUseRefuse    InUse = "refuse"    // the guest does not start, unless all of them are listed
+	InUseTerminate InUse = "terminate" // they are ended, but for those that nobody may end
+)
+
+// GiveBack says where a function goes when its guest is gone.
+type GiveBack string
+
+// The values of GiveBack.
+const (
+	GiveBackAsBefore GiveBack = "as-before"
+	GiveBackStay     GiveBack = "stay" // on the vfio driver, until it is unbound by hand
+)
+
+// A BARSize is the size that one of a function's memory regions (base address registers) is to have.
+type BARSize struct {
+	BAR   int    `json:"bar"`
+	Bytes uint64 `json:"bytes"`
+}
+
+// ConfigPCI is about PCI functions of any kind.
+type ConfigPCI struct {
+	Force    []string // addresses of functions that are taken although the host needs them
+	Siblings Siblings
+}
+
+// Siblings says what happens to functions that share slot and IOMMU group with a guest's and that its XML leaves out.
+type Siblings string
+
+// The values of Siblings.
+const (
+	SiblingsRefuse Siblings = "refuse"
+	SiblingsBind   Siblings = "bind" // they go along, and come back
 )
 
 // ConfigLookingGlass is about /dev/shm/looking-glass and files like it.
@@ -148,6 +205,9 @@ func (c *Config) ForGuest(name string, metadata []byte) (*Config, error) {
 func (c *Config) clone() *Config {
 	d := *c
 	d.Shm = maps.Clone(c.Shm)
+	d.GPU.GiveBack = maps.Clone(c.GPU.GiveBack)
+	d.GPU.ResizeBAR = maps.Clone(c.GPU.ResizeBAR)
+	d.GPU.ResetMethod = maps.Clone(c.GPU.ResetMethod)
 	d.guests = nil
 	return &d
 }
@@ -156,6 +216,8 @@ func (c *Config) clone() *Config {
 func (c *Config) StepEnabled(name string) bool {
 	on := true
 	switch name {
+	case "quiesce":
+		on = c.Steps.Quiesce
 	case "hugepages":
 		on = c.Steps.Hugepages
 	case "cpus":

@@ -69,7 +69,12 @@ func configKeys() []configKey {
 			"required",
 			[]any{},
 			`steps without which a guest must not start, though they would only warn: of ` + configStepNames,
-			configList(func(c *Config) *[]string { return &c.Required }, configOneOf("hugepages", "cpus", "pci", "shm")), "", nil,
+			configList(func(c *Config) *[]string { return &c.Required }, configOneOf("quiesce", "hugepages", "cpus", "pci", "shm")), "", nil,
+		},
+		{
+			"steps.quiesce", true, "look who uses the guest's functions, and stop what the configuration lists",
+			configBool(func(c *Config) *bool { return &c.Steps.Quiesce }),
+			"", nil,
 		},
 		{
 			"steps.hugepages", true, "allocate the guest's huge pages",
@@ -153,6 +158,69 @@ func configKeys() []configKey {
 			configInt(func(c *Config, n int64) { c.Hugepages.Extra = uint64(n) }, configMaxPages), "", nil,
 		},
 		{
+			"services.stop",
+			[]any{},
+			`units that do not run while a guest has its PCI functions, such as ["display-manager.service"]; they are started again`,
+			configList(func(c *Config) *[]string { return &c.Stop }, checkConfigStop), "", nil,
+		},
+		{
+			"session.end", "", `the seat, such as "seat0", whose graphical sessions are ended before a guest takes its PCI functions`,
+			func(c *Config, _ []string, v any) error { return setConfigUser(&c.EndSession, v) }, "", nil,
+		},
+		{
+			"gpu.in_use", string(InUseRefuse), `what happens to processes that use the card: "refuse" (the guest does not start, unless all are listed in one of ` +
+				`gpu.terminate, services.stop and session.end) or "terminate" (they are ended)`,
+			configEnum(func(c *Config) *InUse { return &c.GPU.InUse }, InUseRefuse, InUseTerminate),
+			metaNarrower, func(c *Config) int { return slices.Index([]InUse{InUseRefuse, InUseTerminate}, c.GPU.InUse) },
+		},
+		{
+			"gpu.terminate",
+			[]any{},
+			`commands and units whose processes may be ended if they use the card, such as ["chrome", "plasma-powerdevil.service"]`,
+			configList(func(c *Config) *[]string { return &c.GPU.Terminate }, checkConfigCommand), "", nil,
+		},
+		{
+			"gpu.grace", "20s", `how long those who use the card have to go, before they are killed or the guest is refused; "0s" to "10m"`,
+			func(c *Config, _ []string, v any) error { return setConfigDuration(&c.GPU.Grace, v, 0, 10*time.Minute) }, "", nil,
+		},
+		{
+			"gpu.deadline", "15s", `how long is tried to find the card unused, when programs open it again and again; "1s" to "10m"`,
+			func(c *Config, _ []string, v any) error {
+				return setConfigDuration(&c.GPU.Deadline, v, time.Second, 10*time.Minute)
+			}, "", nil,
+		},
+		{
+			"gpu.nvidia_smi", "", `the path of nvidia-smi; "" for where distributions have it`,
+			func(c *Config, _ []string, v any) error { return setConfigPath(&c.GPU.NvidiaSMI, v) }, "", nil,
+		},
+		{
+			"gpu.give_back.NAME", nil, `where the function with the PCI address NAME goes when its guest is gone: "as-before" or "stay" (on vfio, until qemu-hook unbind)`,
+			configByAddress(func(c *Config) *map[string]GiveBack { return &c.GPU.GiveBack }, setConfigGiveBack), "", nil,
+		},
+		{
+			"gpu.rescan", false, "remove a function from the bus and have it found again, if its driver does not come back after the guest",
+			configBool(func(c *Config) *bool { return &c.GPU.Rescan }), "", nil,
+		},
+		{
+			"gpu.resize_bar.NAME", nil, `size of a BAR of the function with the PCI address NAME while a guest has it, such as "1=256M"; several with commas`,
+			configByAddress(func(c *Config) *map[string][]BARSize { return &c.GPU.ResizeBAR }, setConfigBARs), "", nil,
+		},
+		{
+			"gpu.reset_method.NAME", nil, `how the function with the PCI address NAME is reset while a guest has it, such as "bus": of those in its reset_method`,
+			configByAddress(func(c *Config) *map[string]string { return &c.GPU.ResetMethod }, setConfigReset), "", nil,
+		},
+		{
+			"pci.force",
+			[]any{},
+			`addresses of functions that guests may have although the host needs them, such as ["0000:04:00.0"]`,
+			configList(func(c *Config) *[]string { return &c.PCI.Force }, checkConfigAddress), "", nil,
+		},
+		{
+			"pci.siblings", string(SiblingsRefuse), `functions of the guest's slot and IOMMU group that its XML leaves out: "refuse" or "bind" (they go along, and come back)`,
+			configEnum(func(c *Config) *Siblings { return &c.PCI.Siblings }, SiblingsRefuse, SiblingsBind),
+			metaNarrower, func(c *Config) int { return slices.Index([]Siblings{SiblingsRefuse, SiblingsBind}, c.PCI.Siblings) },
+		},
+		{
 			"looking_glass.user", "", `owner of /dev/shm/looking-glass; "" for the user of the active session on seat0`,
 			func(c *Config, _ []string, v any) error { return setConfigUser(&c.LookingGlass.User, v) }, "", nil,
 		},
@@ -186,7 +254,7 @@ func configKeys() []configKey {
 }
 
 const (
-	configStepNames = `"hugepages", "cpus", "pci", "shm"`
+	configStepNames = `"quiesce", "hugepages", "cpus", "pci", "shm"`
 	configMaxPages  = 1 << 32
 )
 

@@ -34,11 +34,13 @@ func diffConfig(want, got *Config) string {
 func TestDefaultConfig(t *testing.T) {
 	want := &Config{
 		Enabled: true,
-		Steps:   ConfigSteps{true, true, true, true},
+		Steps:   ConfigSteps{true, true, true, true, true},
 		CPUs:    ConfigCPUs{Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"}},
 		Hugepages: ConfigHugepages{
 			HostReserve: 1 << 30, Deadline: time.Minute, Compact: WhenShort, DropCaches: WhenShort,
 		},
+		GPU: ConfigGPU{InUse: InUseRefuse, Grace: 20 * time.Second, Deadline: 15 * time.Second},
+		PCI: ConfigPCI{Siblings: SiblingsRefuse},
 	}
 	for name, got := range map[string]*Config{
 		"default": DefaultConfig(),
@@ -91,6 +93,21 @@ cpus.exclusive = ["iothreads"]
 cpus.min_host = 2
 cpus.units = ["system.slice", "foo@bar\\x2d1.service"]
 steps.pci = false
+services.stop = ["display-manager.service", "app@a.timer"]
+session.end = "seat0"
+pci.force = ["0000:04:00.0"]
+pci.siblings = "bind"
+
+[gpu]
+in_use = "terminate"
+terminate = ["chrome", "plasma-powerdevil.service"]
+grace = "5s"
+deadline = "30s"
+nvidia_smi = "/opt/bin/nvidia-smi"
+rescan = true
+give_back."0000:08:00.0" = "stay"
+resize_bar."0000:08:00.0" = "1=256M, 3=32M"
+reset_method."0000:08:00.0" = "bus"
 
 [hugepages]
 keep = 16
@@ -114,7 +131,7 @@ user = "bob"
 	mode := func(m uint32) *uint32 { return &m }
 	want := &Config{
 		Required: []string{"cpus", "shm"},
-		Steps:    ConfigSteps{true, true, false, true},
+		Steps:    ConfigSteps{true, true, true, false, true},
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
 			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},
@@ -124,7 +141,17 @@ user = "bob"
 			ShmOwner{"alice", "1000", mode(0o640)},
 			[]domain.File{{Path: "/dev/shm/looking-glass", Bytes: 128 << 20}},
 		},
-		Shm: map[string]ShmOwner{"scream-ivshmem": {Mode: mode(0o666)}, "a b": {User: "bob"}},
+		GPU: ConfigGPU{
+			InUse: InUseTerminate, Terminate: []string{"chrome", "plasma-powerdevil.service"},
+			Grace: 5 * time.Second, Deadline: 30 * time.Second, NvidiaSMI: "/opt/bin/nvidia-smi", Rescan: true,
+			GiveBack:    map[string]GiveBack{"0000:08:00.0": GiveBackStay},
+			ResizeBAR:   map[string][]BARSize{"0000:08:00.0": {{1, 256 << 20}, {3, 32 << 20}}},
+			ResetMethod: map[string]string{"0000:08:00.0": "bus"},
+		},
+		PCI:        ConfigPCI{Force: []string{"0000:04:00.0"}, Siblings: SiblingsBind},
+		Stop:       []string{"display-manager.service", "app@a.timer"},
+		EndSession: "seat0",
+		Shm:        map[string]ShmOwner{"scream-ivshmem": {Mode: mode(0o666)}, "a b": {User: "bob"}},
 	}
 	if diff := diffConfig(want, c); diff != "" {
 		t.Error(diff)
@@ -158,7 +185,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"\n[hugepage]\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"\n[hugepage.x]\n\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units"},
-		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, looking_glass, shm"},
+		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, services, session, gpu, pci, looking_glass, shm"},
 		{"shm.x.zzzzzz = 1", ":1: shm.x.zzzzzz: no such key; known here are user, group, mode"},
 		{"\n\"a\\nb\" = 1", `:2: "a?b": no such key`},
 		{"hugepages = 3", ":1: hugepages = 3: want a table: [hugepages]"},
@@ -169,7 +196,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{`enabled = "yes"`, `:1: enabled = "yes": want true or false`},
 		{`enabled = 1979-05-27`, `:1: enabled = 1979-05-27`},
 		{`required = "cpus"`, `:1: required = "cpus": want a list of strings`},
-		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "hugepages", "cpus", "pci" or "shm"`},
+		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "quiesce", "hugepages", "cpus", "pci" or "shm"`},
 		{`required = ["cpus", 1]`, `:1: required = ["cpus", 1]: 1 is no string`},
 		{`required = ["cpus", "cpus"]`, `"cpus" is there twice`},
 		{`cpus.isolate = "Pinned"`, `:1: cpus.isolate = "Pinned": want "passthrough", "pinned" or "never"`},
@@ -186,6 +213,21 @@ func TestParseConfigErrors(t *testing.T) {
 		{`cpus.units = ["a.mount"]`, `"a.mount" is no unit that can be limited; want one that ends in ".slice", ".scope" or ".service"`},
 		{`cpus.units = ["../a.slice"]`, `is no unit that can be limited`},
 		{`cpus.units = ["slice"]`, `is no unit that can be limited`},
+		{`services.stop = ["gdm"]`, `:1: services.stop = ["gdm"]: "gdm" is no unit that can be stopped; want one that ends in ".service"`},
+		{`services.stop = ["libvirtd.service"]`, `"libvirtd.service" is needed while a guest starts`},
+		{`services.stop = ["user.slice"]`, `"user.slice" is no unit that can be stopped`},
+		{`session.end = 0`, `:1: session.end = 0: want a name`},
+		{`gpu.in_use = "kill"`, `:1: gpu.in_use = "kill": want "refuse" or "terminate"`},
+		{`gpu.terminate = ["/usr/bin/chrome"]`, `"/usr/bin/chrome" is neither a command's name, such as "chrome", nor a unit's`},
+		{`gpu.grace = "1h"`, `want a time such as "90s" or "2m", from 0s to 600s`},
+		{`gpu.nvidia_smi = "nvidia-smi"`, `want an absolute path as a string`},
+		{`gpu.give_back."08:00.0" = "stay"`, `"08:00.0" is no PCI address; want one such as "0000:08:00.0"`},
+		{`gpu.give_back."0000:08:00.0" = "vfio"`, `want "as-before" or "stay"`},
+		{`gpu.resize_bar."0000:08:00.0" = "1=300M"`, `want numbers and sizes of BARs, such as "1=256M"`},
+		{`gpu.resize_bar."0000:08:00.0" = "1=256M,1=1G"`, `BAR 1 is there twice`},
+		{`gpu.reset_method."0000:08:00.0" = "FLR"`, `want a method such as "bus" or "flr"`},
+		{`pci.force = ["0000:4:00.0"]`, `"0000:4:00.0" is no PCI address`},
+		{`pci.siblings = true`, `want "refuse" or "bind"`},
 		{`hugepages.keep = 9999999999999999`, `want a number from 0 to 4294967296`},
 		{`hugepages.host_reserve = "1GB"`, `:1: hugepages.host_reserve = "1GB": want a size such as "512M" or "1G"`},
 		{`hugepages.host_reserve = "-1G"`, `want a size`},

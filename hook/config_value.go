@@ -97,20 +97,131 @@ func configOneOf(allowed ...string) func(string) error {
 // checkConfigUnit accepts units that can be limited to CPUs without taking them from guests: libvirt puts those into
 // machine.slice.
 func checkConfigUnit(s string) error {
-	const allowed = "-_.:@\\"
-	odd := func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(allowed, r))
-	}
-	name, suffix := s, ""
-	if i := strings.LastIndexByte(s, '.'); i >= 0 {
-		name, suffix = s[:i], s[i+1:]
-	}
+	name, ok := unitName(s, "slice", "scope", "service")
 	switch {
-	case name == "" || len(s) > 255 || strings.ContainsFunc(s, odd) || !slices.Contains([]string{"slice", "scope", "service"}, suffix):
+	case !ok:
 		return errors.New(`is no unit that can be limited; want one that ends in ".slice", ".scope" or ".service"`)
 	case name == "-", name == "machine", strings.HasPrefix(name, "machine-"):
 		return errors.New("holds the guests themselves and cannot be kept off their CPUs")
 	}
+	return nil
+}
+
+// unitName returns a unit's name without its suffix; ok is false if it is none of systemd's names (systemd.unit(5)) or
+// has none of the suffixes.
+func unitName(s string, suffixes ...string) (name string, ok bool) {
+	const allowed = "-_.:@\\"
+	odd := func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune(allowed, r))
+	}
+	i := strings.LastIndexByte(s, '.')
+	if i <= 0 || len(s) > 255 || strings.ContainsFunc(s, odd) || !slices.Contains(suffixes, s[i+1:]) {
+		return "", false
+	}
+	return s[:i], true
+}
+
+// checkConfigStop accepts units that can be stopped and started again, and that neither libvirt nor this program
+// need meanwhile.
+func checkConfigStop(s string) error {
+	name, ok := unitName(s, "service", "socket", "timer", "path", "target", "mount")
+	if !ok {
+		return errors.New(`is no unit that can be stopped; want one that ends in ".service", ".socket", ".timer", ".path", ".target" or ".mount"`)
+	}
+	needed := []string{
+		"libvirtd", "virtqemud", "virtproxyd", "virtlogd", "virtlockd", "dbus", "dbus-broker",
+		"systemd-logind", "systemd-udevd", "systemd-machined", "systemd-journald",
+	}
+	if slices.Contains(needed, name) {
+		return errors.New("is needed while a guest starts")
+	}
+	return nil
+}
+
+// checkConfigCommand accepts the name of a command or of a unit.
+func checkConfigCommand(s string) error {
+	if s == "" || len(s) > 255 || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || !strconv.IsPrint(r) }) {
+		return errors.New(`is neither a command's name, such as "chrome", nor a unit's`)
+	}
+	return nil
+}
+
+// checkConfigAddress accepts a PCI address with its domain.
+func checkConfigAddress(s string) error {
+	if a, err := domain.ParseAddress(s); err != nil || a != s {
+		return errors.New(`is no PCI address; want one such as "0000:08:00.0", in lower case, as lspci -D prints it`)
+	}
+	return nil
+}
+
+// configByAddress makes the set function of a key whose last part is a PCI address.
+func configByAddress[T any](field func(*Config) *map[string]T, parse func(v any) (T, error)) func(*Config, []string, any) error {
+	return func(c *Config, path []string, v any) error {
+		address := path[len(path)-1]
+		if err := checkConfigAddress(address); err != nil {
+			return fmt.Errorf("%q %w", configText(address), err)
+		}
+		t, err := parse(v)
+		if err != nil {
+			return err
+		}
+		m := field(c)
+		if *m == nil {
+			*m = map[string]T{}
+		}
+		(*m)[address] = t
+		return nil
+	}
+}
+
+func setConfigGiveBack(v any) (GiveBack, error) {
+	allowed := []GiveBack{GiveBackAsBefore, GiveBackStay}
+	s, ok := v.(string)
+	if !ok || !slices.Contains(allowed, GiveBack(s)) {
+		return "", errors.New("want " + configChoice(allowed))
+	}
+	return GiveBack(s), nil
+}
+
+// setConfigBARs reads "1=256M,3=32M": number and size of base address registers.
+func setConfigBARs(v any) ([]BARSize, error) {
+	const want = `want numbers and sizes of BARs, such as "1=256M": a power of two from 1M, and a BAR from 0 to 5`
+	s, ok := v.(string)
+	if !ok {
+		return nil, errors.New(want)
+	}
+	var bars []BARSize
+	for part := range strings.SplitSeq(s, ",") {
+		number, size, ok := strings.Cut(strings.TrimSpace(part), "=")
+		n, err := strconv.Atoi(number)
+		b := BARSize{BAR: n}
+		if !ok || err != nil || n < 0 || n > 5 || setConfigSize(&b.Bytes, size) != nil || b.Bytes < 1<<20 || bits.OnesCount64(b.Bytes) != 1 {
+			return nil, errors.New(want)
+		}
+		if slices.ContainsFunc(bars, func(o BARSize) bool { return o.BAR == n }) {
+			return nil, fmt.Errorf("BAR %d is there twice", n)
+		}
+		bars = append(bars, b)
+	}
+	return bars, nil
+}
+
+func setConfigReset(v any) (string, error) {
+	s, ok := v.(string)
+	odd := func(r rune) bool { return !(r >= 'a' && r <= 'z' || r == '_' || r == ' ') }
+	if !ok || s == "" || len(s) > 64 || strings.ContainsFunc(s, odd) {
+		return "", errors.New(`want a method such as "bus" or "flr", of those that the function's reset_method lists`)
+	}
+	return s, nil
+}
+
+// setConfigPath takes an absolute path, or "".
+func setConfigPath(field *string, v any) error {
+	s, ok := v.(string)
+	if !ok || s != "" && (!strings.HasPrefix(s, "/") || len(s) > 4095 || strings.Contains(s, "\x00")) {
+		return errors.New("want an absolute path as a string")
+	}
+	*field = s
 	return nil
 }
 
@@ -181,7 +292,7 @@ func setConfigDuration(d *time.Duration, v any, least, most time.Duration) error
 
 // configDuration renders a whole number of hours or seconds.
 func configDuration(d time.Duration) string {
-	if d%time.Hour == 0 {
+	if d > 0 && d%time.Hour == 0 {
 		return strconv.Itoa(int(d/time.Hour)) + "h"
 	}
 	return strconv.Itoa(int(d/time.Second)) + "s"

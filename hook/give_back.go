@@ -5,16 +5,19 @@ import (
 	"errors"
 )
 
-// Settle brings everything shared to where the claims want it. All of it is tried, whatever fails.
+// Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
+// tried, whatever fails.
 func (h *Host) Settle(ctx context.Context) error {
-	return errors.Join(h.SettleCPUs(ctx), h.SettleHugepages())
+	return errors.Join(h.SettleCPUs(ctx), h.SettleHugepages(), h.SettlePorts(), h.SettleConsole(ctx), h.SettleUnits(ctx))
 }
 
 // GiveBack undoes the guest's changes, drops its claim and settles what was shared, in the reverse order of
 // preparation. Every part is tried, whatever fails. What could not be undone stays on record and stays the guest's,
 // for the next release or recover.
 func (h *Host) GiveBack(ctx context.Context, uuid string) error {
-	_, err := h.UndoAll(ctx, uuid, nil)
+	err := h.keepByHand(uuid)
+	_, uerr := h.UndoAll(ctx, uuid, nil)
+	err = errors.Join(err, uerr)
 	guest := h.Ledger.Guests[uuid]
 	h.Ledger.Release(uuid)
 	if rest, rerr := h.Recorded(uuid); len(rest) > 0 || rerr != nil {

@@ -12,61 +12,24 @@ import (
 	"qemu-hook/sysfs"
 )
 
-// A Process is a process and the time it started, in clock ticks since boot: process ids are used again.
-type Process struct {
-	PID   int    `json:"pid"`
-	Start uint64 `json:"start"`
-}
-
-// procStat is what this package needs of /proc/PID/stat (Documentation/filesystems/proc.rst, table 1-4).
-type procStat struct {
-	comm   string
-	parent int
-	start  uint64
-}
-
-func readProcStat(h sysfs.FS, pid int) (procStat, error) {
-	name := "/proc/" + strconv.Itoa(pid) + "/stat"
-	v, err := h.Read(name)
-	if err != nil {
-		return procStat{}, err
-	}
-	// The name stands in brackets and may hold anything, brackets too.
-	open, end := strings.IndexByte(v, '('), strings.LastIndexByte(v, ')')
-	if open < 0 || end < open {
-		return procStat{}, &sysfs.Error{Op: "read", Path: name, Err: errors.New("it has no process name")}
-	}
-	f := strings.Fields(v[end+1:])
-	const state, ppid, starttime = 3, 4, 22 // numbered as in the kernel's table
-	if len(f) <= starttime-state {
-		return procStat{}, &sysfs.Error{Op: "read", Path: name, Err: errors.New("it is too short")}
-	}
-	parent, err1 := strconv.Atoi(f[ppid-state])
-	start, err2 := strconv.ParseUint(f[starttime-state], 10, 64)
-	return procStat{v[open+1 : end], parent, start}, errors.Join(err1, err2)
-}
-
-// Alive reports whether the process still runs.
-func (p *Process) Alive(h sysfs.FS) bool {
-	st, err := readProcStat(h, p.PID)
-	return err == nil && st.start == p.Start
-}
+// Process is a process that is known again.
+type Process = sysfs.Process
 
 // LibvirtAncestor returns the nearest ancestor of a process that is a libvirt daemon; nil if there is none, which
 // means that a person runs the hook.
 func LibvirtAncestor(h sysfs.FS, pid int) *Process {
 	const deepest = 64
 	for range deepest {
-		st, err := readProcStat(h, pid)
+		st, err := h.ProcessStat(pid)
 		if err != nil {
 			return nil
 		}
 		// NixOS wraps the daemon, and the name is cut at 15 characters: ".libvirtd-wrapp".
-		name := strings.TrimPrefix(st.comm, ".")
+		name := strings.TrimPrefix(st.Comm, ".")
 		if strings.HasPrefix(name, "libvirtd") || strings.HasPrefix(name, "virtqemud") {
-			return &Process{pid, st.start}
+			return &Process{PID: pid, Start: st.Start}
 		}
-		if pid = st.parent; pid <= 1 {
+		if pid = st.Parent; pid <= 1 {
 			return nil
 		}
 	}

@@ -31,6 +31,8 @@ type Host struct {
 	amend func(Change) error
 	// undoing is the UUID of the guest whose changes are being undone.
 	undoing string
+	// stopping says whether the host shuts down; nil before it was asked.
+	stopping *bool
 }
 
 // Severity ranks a log message as syslog does.
@@ -52,7 +54,7 @@ func (h *Host) Logf(s Severity, format string, args ...any) {
 
 // A Step plans one kind of preparation for a guest. Plan looks and never writes.
 type Step interface {
-	// Name is the step's name in the configuration: "hugepages", "cpus", "pci", "shm".
+	// Name is the step's name in the configuration: "quiesce", "hugepages", "cpus", "pci", "shm".
 	Name() string
 	Plan(ctx context.Context, h *Host, n *domain.Needs) (Proposal, error)
 }
@@ -71,6 +73,10 @@ type Proposal struct {
 	Notes []string
 	// Refusals do: each says what, why, and what to do.
 	Refusals []string
+	// Brief are those of the claim's units that may run again as soon as the guest's functions have left their drivers.
+	Brief []string
+	// Frees says that somebody uses the guest's functions who is to go first.
+	Frees bool
 }
 
 // Refuse adds a refusal.

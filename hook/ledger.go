@@ -20,8 +20,14 @@ type Ledger struct {
 	Units map[string]*UnitBaseline `json:"units,omitempty"`
 	// Pools is what is under way, and what is still owed, in the huge page pools.
 	Pools map[string]*PoolDebt `json:"pools,omitempty"` // by poolKey
-	// Wedged says which functions are stuck in a write that never returned, and in which.
-	Wedged map[string]string `json:"wedged,omitempty"` // by PCI address
+	// Wedged are the functions that are stuck in a write that never returned.
+	Wedged map[string]*Wedge `json:"wedged,omitempty"` // by PCI address
+	// Stopped are units that ran and were stopped, in that order: started again when no guest claims them.
+	Stopped []string `json:"stopped,omitempty"`
+	// Console is the host's console before a guest took the card that it is on; nil when none has.
+	Console *ConsoleBaseline `json:"console,omitempty"`
+	// Ports is how the power of ports was managed before a guest had them kept awake.
+	Ports map[string]*sysfs.PCIPower `json:"ports,omitempty"` // by PCI address
 }
 
 // A Guest is a prepared guest.
@@ -49,10 +55,18 @@ type Claim struct {
 	CPUs cpuset.Set `json:"cpus,omitzero"`
 	// Pages are promised to the guest's memory.
 	Pages []PageClaim `json:"pages,omitempty"`
+	// Units must not run.
+	Units []string `json:"units,omitempty"`
+	// Console says that the host's console is off the card.
+	Console bool `json:"console,omitempty"`
+	// Ports are PCI ports that are to stay awake.
+	Ports []string `json:"ports,omitempty"`
 }
 
 // Empty reports whether nothing is claimed.
-func (c *Claim) Empty() bool { return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 }
+func (c *Claim) Empty() bool {
+	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && len(c.Ports) == 0
+}
 
 // A PageClaim is a number of pages of one pool.
 type PageClaim struct {
@@ -70,7 +84,8 @@ func (p PageClaim) Pool() sysfs.Pool { return sysfs.Pool{KiB: p.KiB, Node: p.Nod
 
 // Empty reports whether the ledger says nothing, so that it need not be kept.
 func (l *Ledger) Empty() bool {
-	return len(l.Guests) == 0 && len(l.Units) == 0 && len(l.Pools) == 0 && len(l.Wedged) == 0
+	return len(l.Guests) == 0 && len(l.Units) == 0 && len(l.Pools) == 0 && len(l.Wedged) == 0 &&
+		len(l.Stopped) == 0 && l.Console == nil && len(l.Ports) == 0
 }
 
 // Find returns the guest with the UUID; with none given, the one guest of that name.
@@ -124,6 +139,8 @@ func (h *Host) LoadLedger() error {
 	// JSON's null is an entry that says nothing.
 	maps.DeleteFunc(h.Ledger.Guests, func(_ string, g *Guest) bool { return g == nil })
 	maps.DeleteFunc(h.Ledger.Units, func(_ string, b *UnitBaseline) bool { return b == nil })
+	maps.DeleteFunc(h.Ledger.Wedged, func(_ string, w *Wedge) bool { return w == nil })
+	maps.DeleteFunc(h.Ledger.Ports, func(_ string, p *sysfs.PCIPower) bool { return p == nil })
 	maps.DeleteFunc(h.Ledger.Pools, func(_ string, d *PoolDebt) bool { return d == nil })
 	return nil
 }

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"qemu-hook/sysfs"
@@ -13,7 +17,8 @@ const pciDriverKind = "pci.driver"
 
 // PCIDriver moves a PCI function from the driver it has to a vfio driver. Driver and driver_override are one change:
 // while the override stands no other driver can take the function
-// (Documentation/ABI/testing/sysfs-bus-pci).
+// (Documentation/ABI/testing/sysfs-bus-pci). So are the sizes of its BARs, which the kernel changes only while there is no
+// driver, and its way of being reset.
 type PCIDriver struct {
 	Address string `json:"address"`
 	ID      string `json:"id"` // vendor:device: addresses can move
@@ -23,13 +28,36 @@ type PCIDriver struct {
 	// From is the driver before, "" for none.
 	From         string `json:"from"`
 	FromOverride string `json:"from_override"`
+	// HostModules are the loaded modules that make up the driver before, in the order in which they are loaded.
+	HostModules []string `json:"host_modules,omitempty"`
+	// Unload says that these are unloaded to make the driver let go: the kernel refuses that while the device is in
+	// use, where an unbind would never return.
+	Unload bool `json:"unload,omitempty"`
+	// BARs are resized; FromBARs are their sizes before.
+	BARs     []BARSize `json:"bars,omitempty"`
+	FromBARs []BARSize `json:"from_bars,omitempty"`
+	// Reset is set as reset_method; FromReset is what that held before.
+	Reset     string `json:"reset,omitempty"`
+	FromReset string `json:"from_reset,omitempty"`
+	// Stay leaves the function on the driver To when its guest is gone.
+	Stay bool `json:"stay,omitempty"`
 }
 
-// Deadlines for one write that the kernel may take its time for, and for the driver to show up behind it.
-const (
-	slowWriteTimeout = 60 * time.Second
-	driverTimeout    = 5 * time.Second
-)
+// driverTimeout bounds the wait for a driver to show up behind a probe.
+const driverTimeout = 5 * time.Second
+
+// slowTimeout is how long a driver may take to let go of a function, or to take one.
+func slowTimeout(driver string) time.Duration {
+	switch driver {
+	case "snd_hda_intel":
+		// It waits for whoever has the card's sound open; a sound server lets go at once when it is told.
+		return 10 * time.Second
+	case "nvidia-gpu", "i2c_nvidia_gpu", "ucsi_ccg", "xhci_hcd":
+		// The controller of the card's USB-C port waits for transfers on its bus to time out.
+		return 3 * time.Minute
+	}
+	return time.Minute
+}
 
 func (c *PCIDriver) Kind() string    { return pciDriverKind }
 func (c *PCIDriver) Subject() string { return c.Address }
@@ -44,6 +72,20 @@ func (c *PCIDriver) String() string {
 	if c.Module != "" {
 		s += fmt.Sprintf(", module %s loaded first", c.Module)
 	}
+	if c.Unload {
+		unloaded := slices.Clone(c.HostModules)
+		slices.Reverse(unloaded)
+		s += ", unloading " + strings.Join(unloaded, ", ")
+	}
+	for _, b := range c.BARs {
+		s += fmt.Sprintf(", BAR %d %s", b.BAR, FormatBytes(b.Bytes))
+	}
+	if c.Reset != "" {
+		s += ", reset by " + c.Reset
+	}
+	if c.Stay {
+		s += ", where it stays"
+	}
 	return s
 }
 
@@ -54,19 +96,38 @@ func orNone(driver string) string {
 	return driver
 }
 
-func (c *PCIDriver) Do(ctx context.Context, h *Host) error {
+// Aim sets the override, before any function of the guest is unbound: from then on no driver but the one it names can
+// take the function, whoever probes the bus meanwhile.
+func (c *PCIDriver) Aim(ctx context.Context, h *Host) error {
+	if why := h.Stuck(c.Address); why != "" {
+		return fmt.Errorf("%s is stuck in the kernel: %s", c.Address, why)
+	}
 	if err := c.loadModule(ctx, h); err != nil {
 		return err
 	}
+	driver, err := h.PCIDriver(c.Address)
+	if err != nil || driver == c.To {
+		return err
+	}
+	return h.SetPCIOverride(c.Address, c.To)
+}
+
+func (c *PCIDriver) Do(ctx context.Context, h *Host) error {
 	driver, err := h.PCIDriver(c.Address)
 	if err != nil {
 		return err
 	}
 	if driver != c.To {
-		if err := h.SetPCIOverride(c.Address, c.To); err != nil {
+		if err := c.leave(ctx, h, driver); err != nil {
 			return err
 		}
-		if err := c.rebind(ctx, h, driver, c.To); err != nil {
+		if err := c.setReset(h, c.FromReset, c.Reset); err != nil {
+			return err
+		}
+		if err := c.resize(h, c.BARs); err != nil {
+			return err
+		}
+		if err := c.probe(ctx, h, c.To); err != nil {
 			return err
 		}
 	}
@@ -102,16 +163,11 @@ func (c *PCIDriver) Verify(h *Host) error {
 // Undo aims the override at the driver before, so that none but that one can take the function, and only when it is
 // home puts back the override that was there.
 func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
-	if why, ok := h.Ledger.Wedged[c.Address]; ok {
+	if why := h.Stuck(c.Address); why != "" {
 		return fmt.Errorf("cannot give back %s: %s", c.Address, why)
 	}
-	if !h.Exists(sysfs.PCIDevice(c.Address)) {
-		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
-	}
-	if id, err := h.PCIID(c.Address); err != nil {
-		return fmt.Errorf("cannot give back %s to %s: %w", c.Address, orNone(c.From), err)
-	} else if id != c.ID {
-		return fmt.Errorf("%w: another device, %s, is at this address", ErrDrifted, id)
+	if err := sameDevice(h, c.Address, c.ID); err != nil {
+		return err
 	}
 	driver, err := h.PCIDriver(c.Address)
 	if err != nil {
@@ -125,10 +181,15 @@ func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
 	switch {
 	case driver == c.From:
 		// Already home: never moved, or libvirt's own reattach, which clears the override, was here first.
-		if override == c.FromOverride || !ours && override != "" {
-			return nil
+		err := c.loadHostModules(ctx, h)
+		if err == nil && driver == "" {
+			err = c.resize(h, c.FromBARs)
 		}
-		return h.SetPCIOverride(c.Address, c.FromOverride)
+		err = errors.Join(err, c.setReset(h, c.Reset, c.FromReset))
+		if override == c.FromOverride || !ours && override != "" {
+			return err
+		}
+		return errors.Join(err, h.SetPCIOverride(c.Address, c.FromOverride))
 	case driver == c.To, driver == "" && ours:
 	case override == c.To:
 		if err := h.SetPCIOverride(c.Address, c.FromOverride); err != nil {
@@ -138,16 +199,55 @@ func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
 	default:
 		return fmt.Errorf("%w: the driver is %s", ErrDrifted, orNone(driver))
 	}
+	if h.Stopping(ctx) {
+		return fmt.Errorf("%w: it stays on %s, the host shuts down", ErrDrifted, orNone(driver))
+	}
 	if err := h.SetPCIOverride(c.Address, c.From); err != nil {
 		return err
 	}
-	if err := c.rebind(ctx, h, driver, c.From); err != nil {
-		return err
+	if driver != "" {
+		if err := c.unbind(ctx, h, driver); err != nil {
+			return err
+		}
 	}
-	if c.From == c.FromOverride {
+	errs := errors.Join(c.resize(h, c.FromBARs), c.setReset(h, c.Reset, c.FromReset))
+	if err := c.comeHome(ctx, h); err != nil {
+		return errors.Join(errs, err)
+	}
+	if c.From != c.FromOverride {
+		errs = errors.Join(errs, h.SetPCIOverride(c.Address, c.FromOverride))
+	}
+	return errs
+}
+
+// comeHome has the driver before take the function again; where that does not work and the configuration allows it, the
+// function is taken off the bus and found again.
+func (c *PCIDriver) comeHome(ctx context.Context, h *Host) error {
+	if c.From == "" {
 		return nil
 	}
-	return h.SetPCIOverride(c.Address, c.FromOverride)
+	// Loading the modules may bind it already.
+	if err := c.loadHostModules(ctx, h); err != nil {
+		return fmt.Errorf("cannot bind %s to %s: %w", c.Address, c.From, err)
+	}
+	if driver, err := h.PCIDriver(c.Address); err != nil || driver == c.From {
+		return err
+	}
+	err := c.probe(ctx, h, c.From)
+	if err == nil || !h.Config.GPU.Rescan || h.Stuck(c.Address) != "" {
+		return err
+	}
+	h.Logf(Warning, "%v; taking it off the bus and looking for it again, as gpu.rescan says", err)
+	if err := h.slow(ctx, slowTimeout(""), sysfs.PCIDevice(c.Address)+"/remove", "1"); err != nil {
+		return err
+	}
+	if err := h.slow(ctx, slowTimeout(""), sysfs.PCIBus+"/rescan", "1"); err != nil {
+		return err
+	}
+	if !h.Exists(sysfs.PCIDevice(c.Address)) {
+		return fmt.Errorf("%s did not come back when the bus was looked through; only a reboot helps", c.Address)
+	}
+	return c.waitDriver(ctx, h, c.From)
 }
 
 // loadModule brings the vfio driver, if need be, and learns its name: only a loaded module tells.
@@ -155,7 +255,7 @@ func (c *PCIDriver) loadModule(ctx context.Context, h *Host) error {
 	if c.Module == "" || h.Exists(sysfs.PCIDriverAttr(c.To, "")) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, slowWriteTimeout)
+	ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
 	defer cancel()
 	if err := h.LoadModule(ctx, c.Module); err != nil {
 		return err
@@ -176,21 +276,168 @@ func (c *PCIDriver) loadModule(ctx context.Context, h *Host) error {
 	return nil
 }
 
-// rebind takes the function from its driver and has the kernel probe it for the one that the override names; to ""
-// leaves it without a driver.
-func (c *PCIDriver) rebind(ctx context.Context, h *Host, from, to string) error {
-	if from != "" {
-		if err := c.slowWrite(ctx, h, sysfs.PCIDriverAttr(from, "unbind")); err != nil {
+// leave takes the function from its driver.
+func (c *PCIDriver) leave(ctx context.Context, h *Host, driver string) error {
+	switch {
+	case driver == "":
+		return nil
+	case c.Unload && driver == c.From:
+		return c.unloadHostModules(ctx, h)
+	case driver == "nvidia":
+		// Its unbind waits, for ever, for the last user to go: nobody must have the card open when it begins.
+		if err := c.proveUnused(ctx, h); err != nil {
 			return err
 		}
 	}
-	if to == "" {
-		return nil
+	return c.unbind(ctx, h, driver)
+}
+
+// proveUnused looks who has the card open, again and again until gpu.deadline: a status bar that polls the card has it
+// open only now and then.
+func (c *PCIDriver) proveUnused(ctx context.Context, h *Host) error {
+	ctx, cancel := context.WithTimeout(ctx, h.Config.GPU.Deadline)
+	defer cancel()
+	var last error
+	err := poll(ctx, func() (bool, error) {
+		users, err := h.Users(ctx, c.Address)
+		if err != nil {
+			return false, err
+		}
+		last = nil
+		if len(users) > 0 {
+			last = fmt.Errorf("%s is in use again and again: %s; stop it, or list it under gpu.terminate or services.stop",
+				h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
+		}
+		return last == nil, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) && last != nil {
+		return last
 	}
-	if err := c.slowWrite(ctx, h, sysfs.PCIBus+"/drivers_probe"); err != nil {
+	return err
+}
+
+// unloadHostModules unloads the driver's modules, users first. The kernel refuses that as long as anybody uses one of
+// them, and so proves the card unused; it is tried until gpu.deadline. What was unloaded comes back by Undo.
+func (c *PCIDriver) unloadHostModules(ctx context.Context, h *Host) error {
+	keep, err := h.DriverDevices(c.From)
+	if err != nil {
 		return err
 	}
-	// The probe reports success although nothing was bound, and some drivers bind later: the link is the proof.
+	for _, a := range keep {
+		if o, err := h.PCIOverride(a); err != nil || o == "" || o == c.From {
+			return errors.Join(fmt.Errorf("cannot unload %s: %s is on it as well, and is not the guest's", c.From, h.FormatPCI(a)), err)
+		}
+	}
+	wait, cancel := context.WithTimeout(ctx, h.Config.GPU.Deadline)
+	defer cancel()
+	for _, m := range slices.Backward(c.HostModules) {
+		var last error
+		err := poll(wait, func() (bool, error) {
+			if !h.ModuleLoaded(m) {
+				return true, nil
+			}
+			last = h.unload(ctx, c, m)
+			if errors.Is(last, syscall.EAGAIN) || errors.Is(last, syscall.EBUSY) {
+				return false, nil
+			}
+			return last == nil || errors.Is(last, fs.ErrNotExist), gone(last)
+		})
+		if errors.Is(err, context.DeadlineExceeded) {
+			return c.inUse(ctx, h, m, last)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inUse says who uses a module that the kernel does not unload, as far as that can be seen.
+func (c *PCIDriver) inUse(ctx context.Context, h *Host, module string, cause error) error {
+	users, err := h.Users(ctx, c.Address)
+	if err == nil && len(users) > 0 {
+		return fmt.Errorf("%s is in use again and again: %s; stop it, or list it under gpu.terminate or services.stop",
+			h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
+	}
+	s := fmt.Sprintf("cannot take %s from its driver: module %s is in use", h.FormatPCI(c.Address), module)
+	if refs, err := h.ModuleRefs(module); err == nil {
+		s += fmt.Sprintf(" (%d references)", refs)
+	}
+	if by, err := h.ModuleHolders(module); err == nil && len(by) > 0 {
+		s += " by " + strings.Join(by, ", ")
+	}
+	return fmt.Errorf("%s and no process has it open: the console or another driver may have it: %w", s, cause)
+}
+
+// loadHostModules loads those modules of the driver before that are not there any more, whoever unloaded them.
+func (c *PCIDriver) loadHostModules(ctx context.Context, h *Host) error {
+	if h.Stopping(ctx) {
+		return nil
+	}
+	var errs error
+	for _, m := range c.HostModules {
+		if h.ModuleLoaded(m) {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
+		errs = errors.Join(errs, h.LoadModule(ctx, m))
+		cancel()
+	}
+	return errs
+}
+
+// resize sets BARs to sizes, which the kernel does only while the function has no driver (resourceN_resize).
+func (c *PCIDriver) resize(h *Host, bars []BARSize) error {
+	var errs error
+	for _, b := range bars {
+		now, err := h.BARBytes(c.Address, b.BAR)
+		if err == nil && now != b.Bytes {
+			err = h.ResizeBAR(c.Address, b.BAR, b.Bytes)
+		}
+		errs = errors.Join(errs, err)
+	}
+	return errs
+}
+
+// setReset sets reset_method if it holds from, or anything on the way there.
+func (c *PCIDriver) setReset(h *Host, from, to string) error {
+	if c.Reset == "" {
+		return nil
+	}
+	now, err := h.ResetMethod(c.Address)
+	if err != nil || now == to || now != from {
+		return err
+	}
+	return h.SetResetMethod(c.Address, to)
+}
+
+func (c *PCIDriver) unbind(ctx context.Context, h *Host, driver string) error {
+	var nodes []sysfs.DeviceNode
+	if driver != c.To {
+		// The driver takes its nodes away before it waits for those who have them open.
+		nodes, _ = h.DeviceNodes(c.Address)
+	}
+	err := c.slowWrite(ctx, h, slowTimeout(driver), sysfs.PCIDriverAttr(driver, "unbind"), nodes...)
+	if errors.Is(err, syscall.ENODEV) {
+		// It left by itself meanwhile.
+		if now, derr := h.PCIDriver(c.Address); derr == nil && now == "" {
+			return nil
+		}
+	}
+	return err
+}
+
+// probe has the kernel probe the function for the driver that the override names.
+func (c *PCIDriver) probe(ctx context.Context, h *Host, to string) error {
+	if err := c.slowWrite(ctx, h, slowTimeout(to), sysfs.PCIBus+"/drivers_probe"); err != nil {
+		return err
+	}
+	return c.waitDriver(ctx, h, to)
+}
+
+// waitDriver waits for the function's driver: the probe reports success although nothing was bound, and some drivers
+// bind later; the link is the proof.
+func (c *PCIDriver) waitDriver(ctx context.Context, h *Host, to string) error {
 	ctx, cancel := context.WithTimeout(ctx, driverTimeout)
 	defer cancel()
 	var driver string
@@ -211,19 +458,71 @@ func (c *PCIDriver) rebind(ctx context.Context, h *Host, from, to string) error 
 	return nil
 }
 
-func (c *PCIDriver) slowWrite(ctx context.Context, h *Host, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, slowWriteTimeout)
+// slowWrite writes the function's address where a write may never return.
+func (c *PCIDriver) slowWrite(ctx context.Context, h *Host, timeout time.Duration, path string, nodes ...sysfs.DeviceNode) error {
+	return h.stuckAt(ctx, c.Address, nodes, h.slow(ctx, timeout, path, c.Address))
+}
+
+// unload unloads a module, which may never return either.
+func (h *Host) unload(ctx context.Context, c *PCIDriver, module string) error {
+	ctx, cancel := context.WithTimeout(ctx, slowTimeout(c.From))
 	defer cancel()
-	err := h.Slow.Write(ctx, path, c.Address)
+	return h.stuckAt(ctx, c.Address, nil, h.Slow.Unload(ctx, module))
+}
+
+// slow writes an attribute, in the worker.
+func (h *Host) slow(ctx context.Context, timeout time.Duration, path, value string) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return h.Slow.Write(ctx, path, value)
+}
+
+// stuckAt notes a function for which the kernel does not return, and says who has one of its nodes open.
+func (h *Host) stuckAt(ctx context.Context, address string, nodes []sysfs.DeviceNode, err error) error {
 	var wedged *WedgedError
-	if errors.As(err, &wedged) {
-		if h.Ledger.Wedged == nil {
-			h.Ledger.Wedged = map[string]string{}
-		}
-		h.Ledger.Wedged[c.Address] = wedged.Error()
-		err = errors.Join(fmt.Errorf("%s is stuck: %w", c.Address, err), h.SaveLedger())
+	if !errors.As(err, &wedged) {
+		return err
 	}
-	return err
+	w := &Wedge{Why: wedged.Error(), Worker: wedged.Worker}
+	// Its time is up, but the question who is in the way is worth another moment.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
+	defer cancel()
+	if users := h.usersOfNodes(ctx, address, nodes); len(users) > 0 {
+		w.Why = fmt.Sprintf("%s, because %s; close that, and it comes free by itself", wedged.what(), DescribeUsers(h.FS, users))
+	}
+	if h.Ledger.Wedged == nil {
+		h.Ledger.Wedged = map[string]*Wedge{}
+	}
+	h.Ledger.Wedged[address] = w
+	return errors.Join(fmt.Errorf("%s is stuck: %s", address, w.Why), h.SaveLedger())
+}
+
+// A Wedge is a function that is stuck in a write that never returned.
+type Wedge struct {
+	Why string `json:"why"`
+	// Worker is the process that waits in the kernel: when it is gone, the write has returned.
+	Worker sysfs.Process `json:"worker"`
+}
+
+// Stuck says why a function cannot be touched, "" if it can: its files wait for the same lock in the kernel as the
+// write that never returned. One whose write returned after all is stuck no longer.
+func (h *Host) Stuck(address string) string {
+	w := h.Ledger.Wedged[address]
+	if w == nil {
+		return ""
+	}
+	if w.Worker.PID > 0 && !here(w.Worker) {
+		delete(h.Ledger.Wedged, address)
+		h.Logf(Info, "%s is stuck no longer", address)
+		return ""
+	}
+	return w.Why
+}
+
+// here reports whether a process of this program still runs: on the running host, whatever root the program works on.
+func here(p Process) bool {
+	host, err := sysfs.New("/")
+	return err == nil && p.Alive(host)
 }
 
 // poll calls f until it is done or fails, with growing pauses, at most until ctx ends.

@@ -14,35 +14,54 @@ import (
 	"qemu-hook/sysfs"
 )
 
-// A SlowWriter writes attributes whose write may never return: unbind, bind, drivers_probe.
+// A SlowWriter does what may never return: it writes attributes such as unbind, bind and drivers_probe, and unloads
+// modules. When the deadline passes the error is a *WedgedError.
 type SlowWriter interface {
-	// Write is [sysfs.FS.Write] with a deadline; when that passes the error is a *WedgedError.
+	// Write is [sysfs.FS.Write].
 	Write(ctx context.Context, path, value string) error
+	// Unload is [sysfs.FS.UnloadModule].
+	Unload(ctx context.Context, module string) error
 	Close()
 }
 
 // A WedgedError is a write that the kernel has not finished. The process that waits in it cannot be killed.
 type WedgedError struct {
-	Path, Value string
+	Path, Value string // the value is "" for a module that is unloaded
 	After       time.Duration
+	Worker      sysfs.Process // who waits; zero if it cannot be told
 }
 
-func (e *WedgedError) Error() string {
-	return fmt.Sprintf("writing %q to %s has not returned for %s; only a reboot helps", e.Value, e.Path, e.After.Round(time.Second))
+func (e *WedgedError) Error() string { return e.what() + "; only a reboot helps" }
+
+func (e *WedgedError) what() string {
+	after := e.After.Round(time.Second)
+	if e.Value == "" {
+		return fmt.Sprintf("unloading the module %s has not returned for %s", e.Path, after)
+	}
+	return fmt.Sprintf("writing %q to %s has not returned for %s", e.Value, e.Path, after)
 }
 
 // Inline writes in this process. It is for a model of a host, where nothing can be left behind in the kernel.
 type Inline struct{ FS sysfs.FS }
 
 func (w Inline) Write(ctx context.Context, path, value string) error {
+	return inline(ctx, func() error { return w.FS.Write(path, value) }, WedgedError{Path: path, Value: value})
+}
+
+func (w Inline) Unload(ctx context.Context, module string) error {
+	return inline(ctx, func() error { return w.FS.UnloadModule(module) }, WedgedError{Path: module})
+}
+
+func inline(ctx context.Context, f func() error, wedged WedgedError) error {
 	start := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- w.FS.Write(path, value) }()
+	go func() { done <- f() }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return &WedgedError{path, value, time.Since(start)}
+		wedged.After = time.Since(start)
+		return &wedged
 	}
 }
 
@@ -64,7 +83,8 @@ type Worker struct {
 	pipe     *os.File
 }
 
-type workerRequest struct{ Path, Value string }
+// workerRequest is a write, or the unloading of a module.
+type workerRequest struct{ Path, Value, Unload string }
 
 type workerReply struct {
 	Errno syscall.Errno
@@ -102,6 +122,29 @@ func (w *Worker) start() error {
 }
 
 func (w *Worker) Write(ctx context.Context, path, value string) error {
+	err := w.do(ctx, workerRequest{Path: path, Value: value}, WedgedError{Path: path, Value: value})
+	var failed *workerError
+	if errors.As(err, &failed) {
+		return &sysfs.Error{Op: "write", Path: path, Value: value, Err: failed.cause}
+	}
+	return err
+}
+
+func (w *Worker) Unload(ctx context.Context, module string) error {
+	err := w.do(ctx, workerRequest{Unload: module}, WedgedError{Path: module})
+	var failed *workerError
+	if errors.As(err, &failed) {
+		return &sysfs.Error{Op: "unload module", Path: module, Err: failed.cause}
+	}
+	return err
+}
+
+// A workerError is what went wrong on the worker's side.
+type workerError struct{ cause error }
+
+func (e *workerError) Error() string { return e.cause.Error() }
+
+func (w *Worker) do(ctx context.Context, request workerRequest, wedged WedgedError) error {
 	if w.cmd == nil {
 		if err := w.start(); err != nil {
 			return err
@@ -111,24 +154,38 @@ func (w *Worker) Write(ctx context.Context, path, value string) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = w.pipe.SetReadDeadline(deadline)
 	}
-	err := json.NewEncoder(w.requests).Encode(workerRequest{path, value})
+	err := json.NewEncoder(w.requests).Encode(request)
 	var reply workerReply
 	if err == nil {
 		err = w.replies.Decode(&reply)
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
+		wedged.After, wedged.Worker = time.Since(start), w.process()
 		w.abandon()
-		return &WedgedError{path, value, time.Since(start)}
+		return &wedged
 	case err != nil:
 		w.abandon()
-		return &sysfs.Error{Op: "write", Path: path, Value: value, Err: fmt.Errorf("the worker ended: %w", err)}
+		return &workerError{fmt.Errorf("the worker ended: %w", err)}
 	case reply.Errno != 0:
-		return &sysfs.Error{Op: "write", Path: path, Value: value, Err: reply.Errno}
+		return &workerError{reply.Errno}
 	case reply.Err != "":
-		return &sysfs.Error{Op: "write", Path: path, Value: value, Err: errors.New(reply.Err)}
+		return &workerError{errors.New(reply.Err)}
 	}
 	return nil
+}
+
+// process is the worker as others can tell it from a later process with its number.
+func (w *Worker) process() sysfs.Process {
+	host, err := sysfs.New("/")
+	if err != nil {
+		return sysfs.Process{}
+	}
+	st, err := host.ProcessStat(w.cmd.Process.Pid)
+	if err != nil {
+		return sysfs.Process{}
+	}
+	return sysfs.Process{PID: w.cmd.Process.Pid, Start: st.Start}
 }
 
 // abandon leaves the worker to the kernel; the next write gets a new one.
@@ -172,11 +229,26 @@ func RunWorker(root string) error {
 			return nil
 		}
 		var reply workerReply
-		if err := host.Write(r.Path, r.Value); err != nil && !errors.As(err, &reply.Errno) {
-			reply.Err = errors.Unwrap(err).Error()
+		var err error
+		if r.Unload != "" {
+			err = host.UnloadModule(r.Unload)
+		} else {
+			err = host.Write(r.Path, r.Value)
+		}
+		if err != nil && !errors.As(err, &reply.Errno) {
+			reply.Err = cause(err)
 		}
 		if err := replies.Encode(reply); err != nil {
 			return nil
 		}
 	}
+}
+
+// cause is what an error says below its path and operation, which the hook's side adds.
+func cause(err error) string {
+	var e *sysfs.Error
+	if errors.As(err, &e) {
+		err = e.Err
+	}
+	return err.Error()
 }

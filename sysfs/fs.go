@@ -38,6 +38,16 @@ type Kernel interface {
 	OpenDir(name string) (Dir, error)
 	// Run executes a program of the host and waits for it. It gets /dev/null as its standard files.
 	Run(ctx context.Context, name string, args ...string) error
+	// Output is Run, and returns what the program prints, 64 KiB at most. A program that does not end when ctx does is
+	// left behind.
+	Output(ctx context.Context, name string, args ...string) ([]byte, error)
+	// OpenDevices calls visit with the number of each device that a process has open (/proc/PID/fd). It asks no file
+	// system that could keep it waiting.
+	OpenDevices(pid int, visit func(rdev uint64, block bool)) error
+	// Signal sends a signal to the process that has the number and started then; ESRCH if there is none.
+	Signal(pid int, start uint64, signal syscall.Signal) error
+	// UnloadModule removes a module, delete_module(2) without waiting: EAGAIN if it is in use.
+	UnloadModule(name string) error
 	// Local returns a path at which a library that opens files by itself finds the named file or directory.
 	Local(name string) (string, error)
 }

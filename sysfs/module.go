@@ -2,8 +2,11 @@ package sysfs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -94,4 +97,60 @@ func (h FS) LoadModule(ctx context.Context, name string) error {
 		return fmt.Errorf("cannot load module %s by %s: %w", name, modprobe, err)
 	}
 	return nil
+}
+
+// ModuleHolders returns the loaded modules that use a module, /sys/module/NAME/holders.
+func (h FS) ModuleHolders(name string) ([]string, error) {
+	dir := "/sys/module/" + moduleName(name) + "/holders"
+	if !h.Exists(dir) {
+		return nil, nil
+	}
+	return h.List(dir)
+}
+
+// ModuleRefs returns how often a loaded module is in use, /sys/module/NAME/refcnt.
+func (h FS) ModuleRefs(name string) (uint64, error) {
+	return h.readUint("/sys/module/" + moduleName(name) + "/refcnt")
+}
+
+// ModuleStack returns a loaded module and all loaded modules that use it, directly or not, in the order in which they can
+// be loaded: each after those that it uses.
+func (h FS) ModuleStack(name string) ([]string, error) {
+	var stack []string
+	var add func(name string, depth int) error
+	add = func(name string, depth int) error {
+		const deepest = 16
+		users, err := h.ModuleHolders(name)
+		if err != nil || depth > deepest {
+			return err
+		}
+		for _, u := range users {
+			if err := add(u, depth+1); err != nil {
+				return err
+			}
+		}
+		if !slices.Contains(stack, name) {
+			stack = append(stack, name)
+		}
+		return nil
+	}
+	err := add(moduleName(name), 0)
+	slices.Reverse(stack)
+	return stack, err
+}
+
+// DriverModule returns the module of a PCI driver, "" if it is built into the kernel.
+func (h FS) DriverModule(driver string) (string, error) {
+	return h.LinkBase(PCIDriverAttr(driver, "module"))
+}
+
+// DriverDevices returns the addresses of the functions that are bound to a PCI driver.
+func (h FS) DriverDevices(driver string) ([]string, error) {
+	dir := PCIDriverAttr(driver, "")
+	names, err := h.List(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	// Beside them stand the driver's own files.
+	return slices.DeleteFunc(names, func(n string) bool { return strings.Count(n, ":") != 2 }), err
 }

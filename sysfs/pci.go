@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -162,4 +163,20 @@ func (h FS) FormatPCI(address string) string {
 		driver = "no driver"
 	}
 	return fmt.Sprintf("%s [%s] (%s)", address, id, driver)
+}
+
+// PCIClass returns the function's class as base class, subclass and interface in one number: 0x030000 for a VGA
+// controller.
+func (h FS) PCIClass(address string) (uint64, error) { return h.readHex(PCIDevice(address) + "/class") }
+
+func (h FS) readHex(name string) (uint64, error) {
+	v, err := h.Read(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(v, "0x"), 16, 64)
+	if err != nil {
+		return 0, &Error{Op: "read", Path: name, Err: fmt.Errorf("%q is no hexadecimal number", v)}
+	}
+	return n, nil
 }

@@ -35,6 +35,7 @@ func addresses(root, env string, euid int) []address {
 // connection is one to systemd, with what ends it.
 type connection struct {
 	*sd.Conn
+	gone   <-chan struct{} // closed when it broke
 	cancel context.CancelFunc
 }
 
@@ -62,30 +63,50 @@ func dialFirst(ctx context.Context, list []address) (*connection, error) {
 	return nil, errors.Join(errs...)
 }
 
-// dial connects within ctx. The connection outlives ctx: the library ties it to the context it is made with, so that
-// is one of its own. Connecting itself can block where no context is asked, hence the goroutine.
+// dial connects to systemd within ctx. The library has one connection for calls and one for signals; when either breaks
+// the other is closed too, as nobody else would tell that no signal comes any more.
 func dial(ctx context.Context, a address) (*connection, error) {
-	own, cancel := context.WithCancel(context.Background())
+	conn, own, cancel, err := within(ctx, func(own context.Context, cancel context.CancelFunc) (*sd.Conn, error) {
+		return sd.NewConnection(func() (*dbus.Conn, error) {
+			c, err := connect(own, a)
+			if err == nil {
+				context.AfterFunc(c.Context(), cancel)
+			}
+			return c, err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &connection{conn, own.Done(), cancel}, nil
+}
+
+// within connects within ctx. The connection outlives ctx: the library ties it to the context it is made with, so that
+// is one of its own. Connecting itself can block where no context is asked, hence the goroutine.
+func within[C any](
+	ctx context.Context, connect func(context.Context, context.CancelFunc) (C, error),
+) (conn C, own context.Context, cancel context.CancelFunc, err error) {
+	own, cancel = context.WithCancel(context.Background())
 	type result struct {
-		conn *sd.Conn
+		conn C
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		conn, err := sd.NewConnection(func() (*dbus.Conn, error) { return connect(own, a) })
+		conn, err := connect(own, cancel)
 		done <- result{conn, err}
 	}()
 	select {
 	case r := <-done:
 		if r.err != nil {
 			cancel()
-			return nil, cause(r.err)
+			return conn, nil, nil, cause(r.err)
 		}
-		return &connection{r.conn, cancel}, nil
+		return r.conn, own, cancel, nil
 	case <-ctx.Done():
 		// What is connected later than this ends with its context.
 		cancel()
-		return nil, ctx.Err()
+		return conn, nil, nil, ctx.Err()
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package systemd sets resource properties of slices and scopes over D-Bus.
+// Package systemd sets resource properties of slices and scopes, stops and starts units and ends sessions, over D-Bus.
 package systemd
 
 import (
@@ -20,6 +20,18 @@ type Manager interface {
 	AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, error)
 	// SetAllowedCPUs sets the property at runtime (it does not outlive a reboot); the empty set clears it.
 	SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.Set) error
+	// UnitRuns reports whether a unit is active, on its way there or away from there, or has a job queued. One that
+	// systemd does not know does not run.
+	UnitRuns(ctx context.Context, unit string) (bool, error)
+	// StopUnit stops a unit and waits for the job's end; one that systemd does not know is stopped. StartUnit forgets the
+	// unit's failures, starts it and waits. Both fail with a [JobError] if the job does not end well.
+	StopUnit(ctx context.Context, unit string) error
+	StartUnit(ctx context.Context, unit string) error
+	// Stopping reports whether the host shuts down.
+	Stopping(ctx context.Context) (bool, error)
+	// EndSession has systemd-logind end a login session with all its processes; one that is gone is no error. The end of
+	// the processes is not waited for.
+	EndSession(ctx context.Context, id string) error
 	Close()
 }
 
@@ -47,7 +59,7 @@ func (m *manager) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, err
 	kind, err := unitType(unit)
 	if err == nil {
 		var p *sd.Property
-		err = m.do(ctx, func(c *sd.Conn) (err error) {
+		err = m.do(ctx, func(c *connection) (err error) {
 			p, err = c.GetUnitTypePropertyContext(ctx, unit, kind, "AllowedCPUs")
 			return err
 		})
@@ -72,7 +84,7 @@ func (m *manager) SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.S
 		if mask == nil {
 			mask = []byte{}
 		}
-		err = m.do(ctx, func(c *sd.Conn) error {
+		err = m.do(ctx, func(c *connection) error {
 			return c.SetUnitPropertiesContext(ctx, unit, true, sd.Property{Name: "AllowedCPUs", Value: dbus.MakeVariant(mask)})
 		})
 	}
@@ -112,9 +124,9 @@ func unitType(unit string) (string, error) {
 	return "", errors.New("it is no slice, scope or service")
 }
 
-// do calls systemd, once more over a new connection if the first was lost on the way: both calls mean the same when
-// they are made twice.
-func (m *manager) do(ctx context.Context, call func(*sd.Conn) error) error {
+// do calls systemd, once more over a new connection if the first was lost on the way: all calls mean the same when they
+// are made twice.
+func (m *manager) do(ctx context.Context, call func(*connection) error) error {
 	select {
 	case m.turn <- struct{}{}:
 		defer func() { <-m.turn }()
@@ -132,7 +144,7 @@ func (m *manager) do(ctx context.Context, call func(*sd.Conn) error) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := call(m.conn.Conn)
+		err := call(m.conn)
 		if err == nil {
 			return nil
 		}

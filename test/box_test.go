@@ -53,6 +53,16 @@ func (b *bus) point(m systemd.Manager) {
 	b.manager = m
 }
 
+func (b *bus) UnitRuns(ctx context.Context, unit string) (bool, error) {
+	return b.now().UnitRuns(ctx, unit)
+}
+
+func (b *bus) StopUnit(ctx context.Context, unit string) error { return b.now().StopUnit(ctx, unit) }
+
+func (b *bus) StartUnit(ctx context.Context, unit string) error { return b.now().StartUnit(ctx, unit) }
+func (b *bus) Stopping(ctx context.Context) (bool, error)       { return b.now().Stopping(ctx) }
+func (b *bus) EndSession(ctx context.Context, id string) error  { return b.now().EndSession(ctx, id) }
+
 func (b *bus) now() systemd.Manager {
 	b.mu.Lock()
 	defer b.mu.Unlock()

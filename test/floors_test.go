@@ -46,7 +46,7 @@ type ban struct {
 }
 
 var bans = []ban{
-	{"os/exec", []string{"hook/slow.go", "sysfs/os.go"}, "a child that inherits the hook's pipes keeps libvirt waiting: one worker and one door start programs"},
+	{"os/exec", []string{"hook/slow.go", "sysfs/os.go", "sysfs/os_process.go"}, "a child that inherits the hook's pipes keeps libvirt waiting: one worker and one door start programs"},
 	{"log", nil, "stderr belongs to the sentence that libvirt quotes; the rest goes through Host.Log"},
 	{"log/slog", nil, "stderr belongs to the sentence that libvirt quotes; the rest goes through Host.Log"},
 	{"testing", nil, "its flags and its size are no part of the program"},

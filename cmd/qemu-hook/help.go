@@ -23,7 +23,9 @@ Flags, before or after the name:
                  any within 2 s, else the definition that libvirt stores for NAME
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
-  --json         for programs: plan, needs, status
+  --json         for programs: plan, needs, status, holders, groups
+
+A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
 Try: virsh dumpxml GUEST | sudo qemu-hook check
 `)
@@ -67,6 +69,17 @@ Of what guests share, such as the host's CPUs, it says what the host had before 
 	helpRecover = `give back what guests that no longer run still hold
 Without a name all such guests, but for those that were prepared by hand: they may be about to
 start. With a name that guest, unless it runs.`
+	helpHolders = `who has a PCI function open, or what hangs on it
+Every process that has one of the function's device nodes open or mapped, in containers too: graphics,
+compute, i2c, sound. Nobody is disturbed by the look. What an ordinary user cannot see is called
+not seen, never free.`
+	helpGroups = `the IOMMU groups with their functions and drivers
+A group goes to a guest as a whole. Names come from the host's pci.ids, if it has one.`
+	helpBind = `put PCI functions on vfio without a guest, until unbind
+Until then, or until a reboot. By the same steps, with the same refusals and records as for a guest: qemu-hook check says what they
+would be. A guest that uses such a function leaves it there.`
+	helpUnbind = `give back what bind has taken, or what stayed
+Those that stayed on vfio after their guest by gpu.give_back = "stay" are given back, too.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`

@@ -17,6 +17,12 @@ type statusReport struct {
 	Guests   []guestStatus `json:"guests"`
 	HostCPUs []unitStatus  `json:"units"`
 	Pools    []poolStatus  `json:"pools"`
+	// Stopped are units that run again after the guests.
+	Stopped []string `json:"stopped"`
+	// Console is what was taken of the host's console.
+	Console []string `json:"console"`
+	// Ports are PCI ports that are kept awake.
+	Ports    []string      `json:"ports"`
 	Refusals []pastRefusal `json:"refusals"`
 	// Drifted is what somebody else changed since.
 	Drifted []string `json:"drifted"`
@@ -81,6 +87,7 @@ func runStatus(o options, args []string) error {
 func gatherStatus(h *hook.Host) *statusReport {
 	s := &statusReport{
 		Guests: []guestStatus{}, HostCPUs: []unitStatus{}, Pools: []poolStatus{},
+		Stopped: []string{}, Console: []string{}, Ports: []string{},
 		Refusals: []pastRefusal{}, Drifted: []string{}, Problems: []string{},
 	}
 	uuids, err := h.State.Guests()
@@ -102,9 +109,25 @@ func gatherStatus(h *hook.Host) *statusReport {
 		s.Pools = append(s.Pools, poolStatus{key, d.Owed})
 	}
 	slices.SortFunc(s.Pools, func(a, b poolStatus) int { return strings.Compare(a.Pool, b.Pool) })
-	for address, why := range h.Ledger.Wedged {
-		s.Problems = append(s.Problems, address+": "+why)
+	for address := range h.Ledger.Wedged {
+		if why := h.Stuck(address); why != "" {
+			s.Problems = append(s.Problems, address+" is stuck in the kernel: "+why)
+		} else {
+			s.Problems = append(s.Problems, address+" was stuck in the kernel and is free again: qemu-hook recover")
+		}
 	}
+	slices.Sort(s.Problems)
+	s.Stopped = append(s.Stopped, h.Ledger.Stopped...)
+	if c := h.Ledger.Console; c != nil {
+		s.Console = append(s.Console, c.Consoles...)
+		for _, f := range c.Framebuffers {
+			s.Console = append(s.Console, f.Device)
+		}
+	}
+	for port := range h.Ledger.Ports {
+		s.Ports = append(s.Ports, port)
+	}
+	slices.Sort(s.Ports)
 	past := map[string]hook.PastRefusal{}
 	_, err = h.State.ReadDocument(hook.RefusalsDocument, &past)
 	s.problem(err)
@@ -189,6 +212,15 @@ func (s *statusReport) print() {
 	}
 	for _, u := range s.HostCPUs {
 		out("%s: CPUs %s, before %s", u.Unit, orAll(u.Now), orAll(u.Baseline))
+	}
+	if len(s.Stopped) > 0 {
+		out("stopped, to be started again: %s", strings.Join(s.Stopped, ", "))
+	}
+	if len(s.Console) > 0 {
+		out("the host's console is taken: %s", strings.Join(s.Console, ", "))
+	}
+	if len(s.Ports) > 0 {
+		out("ports kept awake: %s", strings.Join(s.Ports, ", "))
 	}
 	for _, p := range s.Pools {
 		if p.Owed > 0 {

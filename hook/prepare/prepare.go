@@ -11,9 +11,10 @@ import (
 	"qemu-hook/hook"
 )
 
-// Steps returns the steps in the order in which they act. Memory comes first: it is what most likely falls short.
+// Steps returns the steps in the order in which they act. What is stopped gives its memory back, so that comes first; then
+// the memory, which is what most likely falls short.
 func Steps() []hook.Step {
-	return []hook.Step{hugepagesStep{}, cpusStep{}, pciStep{}, shmStep{}}
+	return []hook.Step{quiesceStep{}, hugepagesStep{}, cpusStep{}, pciStep{}, shmStep{}}
 }
 
 // A Plan is what preparing a guest would do.
@@ -24,6 +25,9 @@ type Plan struct {
 	Changes  []hook.Change
 	Warnings []string
 	Refusals []string
+	// Brief and Frees are as in a proposal.
+	Brief []string
+	Frees bool
 }
 
 // A StepPlan is one step's part of a plan.
@@ -76,6 +80,11 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	p.Claim.PCI = append(p.Claim.PCI, proposal.Claim.PCI...)
 	p.Claim.CPUs = p.Claim.CPUs.Union(proposal.Claim.CPUs)
 	p.Claim.Pages = append(p.Claim.Pages, proposal.Claim.Pages...)
+	p.Claim.Units = append(p.Claim.Units, proposal.Claim.Units...)
+	p.Claim.Ports = append(p.Claim.Ports, proposal.Claim.Ports...)
+	p.Claim.Console = p.Claim.Console || proposal.Claim.Console
+	p.Brief = append(p.Brief, proposal.Brief...)
+	p.Frees = p.Frees || proposal.Frees
 	p.Changes = append(p.Changes, proposal.Changes...)
 	p.Refusals = append(p.Refusals, proposal.Refusals...)
 	p.Warnings = append(p.Warnings, proposal.Notes...)
@@ -100,7 +109,7 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 	if err == nil {
 		warnings = plan.Warnings
 		var more []string
-		more, err = take(ctx, h, plan, by)
+		more, err = take(ctx, h, plan, n, by)
 		warnings = append(warnings, more...)
 	}
 	if err == nil {
@@ -122,6 +131,36 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		}
 	}
 	return warnings, &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}
+}
+
+// Bind has functions on their vfio driver without a guest, beside those that are bound so already, by the same steps and
+// with the same refusals as for a guest.
+func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []string, err error) {
+	n, err := HandNeeds(h, addresses)
+	if err != nil {
+		return nil, err
+	}
+	return Run(ctx, h, n, hook.Caller{ByHand: true})
+}
+
+// HandNeeds returns what a guest would need that had the functions, and those that are bound by hand already.
+func HandNeeds(h *hook.Host, addresses []string) (*domain.Needs, error) {
+	bound, err := h.HandBound()
+	if err != nil {
+		return nil, err
+	}
+	n := &domain.Needs{Guest: domain.Guest{Name: hook.HandName, UUID: hook.HandUUID}}
+	for _, a := range slices.Concat(bound, addresses) {
+		f := domain.Function{Address: a}
+		if !slices.Contains(n.PCI, f) {
+			n.PCI = append(n.PCI, f)
+		}
+	}
+	// Files that the configuration has for guests are not for these.
+	config := *h.Config
+	config.Steps.Shm = false
+	h.Config = &config
+	return n, nil
 }
 
 // errRunning says that a guest runs, or that this cannot be told.
@@ -168,7 +207,7 @@ func planAfresh(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, erro
 }
 
 // take claims, settles and makes the changes, in the order of the steps.
-func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnings []string, err error) {
+func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hook.Caller) (warnings []string, err error) {
 	uuid := plan.Guest.UUID
 	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Caller: by, Claim: plan.Claim}
 	if old := h.Ledger.Guests[uuid]; old != nil {
@@ -176,6 +215,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnin
 	}
 	h.Ledger.Guests[uuid] = guest
 	if err := h.SaveLedger(); err != nil {
+		return nil, err
+	}
+	if err := quiesce(ctx, h, plan, n); err != nil {
 		return nil, err
 	}
 	if err := h.SettleHugepages(); err != nil {
@@ -191,5 +233,24 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, by hook.Caller) (warnin
 		}
 		warnings = append(warnings, err.Error())
 	}
-	return warnings, h.Make(ctx, uuid, plan.Changes)
+	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
+		return warnings, err
+	}
+	return warnings, letRun(ctx, h, guest, plan.Brief)
+}
+
+// letRun starts those units again that were stopped only for the way.
+func letRun(ctx context.Context, h *hook.Host, guest *hook.Guest, units []string) error {
+	if len(units) == 0 {
+		return nil
+	}
+	guest.Claim.Units = slices.DeleteFunc(guest.Claim.Units, func(u string) bool { return slices.Contains(units, u) })
+	if err := h.SaveLedger(); err != nil {
+		return err
+	}
+	if err := h.SettleUnits(ctx); err != nil {
+		// The guest has its card all the same; the next event tries again.
+		h.Logf(hook.Warning, "%v", err)
+	}
+	return nil
 }

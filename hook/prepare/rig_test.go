@@ -127,7 +127,10 @@ func (r *rig) release(n *domain.Needs) error {
 type direct struct{ fs sysfs.FS }
 
 func (d direct) Write(_ context.Context, path, value string) error { return d.fs.Write(path, value) }
-func (direct) Close()                                              {}
+
+func (d direct) Unload(_ context.Context, module string) error { return d.fs.UnloadModule(module) }
+
+func (direct) Close() {}
 
 // errKilled is the panic by which a test ends the program at a change, as a kill would: nothing is cleaned up.
 var errKilled = errors.New("killed")
@@ -149,7 +152,8 @@ func killed(f func()) (died bool) {
 
 // snapshot is the host's tree without what a loaded vfio module leaves: modules stay, as they do with libvirt.
 func (r *rig) snapshot() *sysfstest.Snapshot {
-	return r.model.Snapshot().Without("/sys/module", "/proc/modules", "/sys/bus/pci/drivers/vfio-pci", "/dev/vfio")
+	return r.model.Snapshot().Without("/sys/module/vfio", "/sys/module/vfio_pci", "/sys/module/vfio_pci_core",
+		"/sys/module/vfio_iommu_type1", "/sys/bus/pci/drivers/vfio-pci", "/dev/vfio")
 }
 
 // wantAsBefore fails unless the host is as it was and no guest is on record.

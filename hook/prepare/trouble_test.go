@@ -190,6 +190,11 @@ func (s stuck) Write(_ context.Context, path, value string) error {
 	*s.n++
 	return &hook.WedgedError{Path: path, Value: value}
 }
+
+func (s stuck) Unload(_ context.Context, module string) error {
+	*s.n++
+	return &hook.WedgedError{Path: module}
+}
 func (stuck) Close() {}
 
 // A function that is gone from the bus cannot be given back, and keeps its guest from nothing.

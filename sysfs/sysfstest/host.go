@@ -32,11 +32,17 @@ type Host struct {
 	modules   map[string]*module
 	loadOrder []string
 
+	processes map[int]process
+	services  map[string]*unit // by name
+	consoles  map[string]*vtconsole
+	platform  []*platformFB
+
 	cgroups map[string]*cgroup // by path, "/" is the root
 	units   map[string]cpuset.Set
 	handed  []string // groups whose children systemd gave the cpuset controller
 
-	under   int // changes under way
+	ended   bool // Close was called: nothing waits any more
+	under   int  // changes under way
 	changes int
 	before  func(Change) error
 	after   func(Change) error
@@ -59,6 +65,21 @@ func (h *Host) Clone() *Host {
 		pci: make(map[string]*pciDevice, len(h.pci)), autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
 		modules: make(map[string]*module, len(h.modules)), loadOrder: slices.Clone(h.loadOrder),
 		cgroups: make(map[string]*cgroup, len(h.cgroups)), units: maps.Clone(h.units), handed: slices.Clone(h.handed),
+	}
+	c.processes = maps.Clone(h.processes)
+	c.services = make(map[string]*unit, len(h.services))
+	for k, v := range h.services {
+		d := *v
+		c.services[k] = &d
+	}
+	c.consoles = make(map[string]*vtconsole, len(h.consoles))
+	for k, v := range h.consoles {
+		d := *v
+		c.consoles[k] = &d
+	}
+	for _, v := range h.platform {
+		d := *v
+		c.platform = append(c.platform, &d)
 	}
 	for _, n := range h.nodes {
 		d := *n
@@ -151,6 +172,7 @@ func (h *Host) change(c Change, do func() error) error {
 	if before != nil {
 		err = before(c)
 	}
+	h.waitDriver(c)
 	h.mu.Lock()
 	if err == nil {
 		err = do()

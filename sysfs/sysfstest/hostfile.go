@@ -30,6 +30,7 @@ func Parse(name string, data []byte) (*Host, error) {
 	h := &Host{
 		name: name, comment: strings.TrimSpace(string(a.Comment)),
 		inodes: make([]inode, 1, 4096), pci: map[string]*pciDevice{}, probeErr: map[string]syscall.Errno{},
+		processes: map[int]process{}, services: map[string]*unit{}, consoles: map[string]*vtconsole{},
 		modules: map[string]*module{}, cgroups: map[string]*cgroup{}, units: map[string]cpuset.Set{},
 	}
 	h.newNode(inode{mode: syscall.S_IFDIR | 0o755})
@@ -64,6 +65,9 @@ func Parse(name string, data []byte) (*Host, error) {
 		{"files", p.files},
 		{"devices", p.devices},
 		{"owners", p.owners},
+		{"consoles", p.consoles},
+		{"framebuffers", p.framebuffers},
+		{"units", p.units},
 		{"processes", p.processes},
 	} {
 		if err := step.do(p.sections[step.name]); err != nil {
@@ -76,7 +80,7 @@ func Parse(name string, data []byte) (*Host, error) {
 func sectionNames() []string {
 	return []string{
 		"kernel", "cpus", "nodes", "hugepages", "modules", "pci", "cgroups", "mounts", "devices", "links", "owners",
-		"processes",
+		"processes", "units", "consoles", "framebuffers",
 	}
 }
 
@@ -106,12 +110,17 @@ func (p *parser) kernel(lines []string) error {
 			k.systemd = v == "yes"
 		case "controllers":
 			k.controllers = strings.Fields(v)
+		case "nvidia_smi":
+			k.nvidiaSMI = v
 		default:
 			return fmt.Errorf("unknown key %q", key)
 		}
 	}
 	k.modules = path.Join(k.modules, k.release)
 	k.programs = []string{k.modprobe}
+	if k.nvidiaSMI != "" {
+		k.programs = append(k.programs, k.nvidiaSMI)
+	}
 	p.h.addKernel()
 	p.h.addPrograms()
 	return p.err
@@ -230,11 +239,12 @@ func (p *parser) modules(lines []string) error {
 	p.h.addPCIBus()
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
-		p.known(l, v, "driver", "deps", "alias", "param", "used", "file")
+		p.known(l, v, "driver", "deps", "alias", "param", "used", "file", "version")
 		m := &module{
 			name: words[0], builtin: slices.Contains(words, "builtin"), driver: one(v, "driver", ""),
 			deps: commas(v["deps"]), aliases: v["alias"], params: v["param"], used: int(p.number(one(v, "used", "0"), 10)),
-			file: one(v, "file", "kernel/drivers/"+words[0]+".ko.xz"),
+			version: one(v, "version", ""),
+			file:    one(v, "file", "kernel/drivers/"+words[0]+".ko.xz"),
 		}
 		p.h.modules[m.name] = m
 		if m.builtin {
@@ -273,7 +283,7 @@ func (p *parser) pci(lines []string) error {
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
 		p.known(l, v, "class", "id", "sub", "rev", "driver", "override", "group", "numa", "boot_vga", "reset", "power",
-			"d3cold", "status")
+			"d3cold", "status", "nodes", "connectors", "minor", "bars", "persistence")
 		addr := words[0]
 		if len(words) != 1 || len(addr) < 12 || strings.Count(addr, ":") != 2 {
 			return fmt.Errorf("cannot read %q", l)
@@ -303,6 +313,7 @@ func (p *parser) pci(lines []string) error {
 			reset: strings.ReplaceAll(one(v, "reset", ""), ",", " "), control: one(v, "power", "auto"),
 			d3cold: one(v, "d3cold", "1"), suspended: one(v, "status", "active") == "suspended",
 		}
+		p.gpu(d, v)
 		if d.class>>8 == 0x0300 {
 			d.bootVGA = one(v, "boot_vga", "0")
 		}
@@ -317,7 +328,8 @@ func (p *parser) pci(lines []string) error {
 			if err := p.h.probe(drv, d); err != nil {
 				return fmt.Errorf("%s: driver %s: %w", addr, name, err)
 			}
-			d.suspended = suspended
+			d.suspended, d.home = suspended, name
+			p.h.addNodesOf(d)
 		}
 	}
 	return p.err

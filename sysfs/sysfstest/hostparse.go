@@ -169,13 +169,14 @@ func (p *parser) owners(lines []string) error {
 func (p *parser) processes(lines []string) error {
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
-		p.known(l, v, "uid", "cgroup", "open")
+		p.known(l, v, "uid", "cgroup", "open", "maps", "lets_go", "stubborn")
 		if len(words) < 2 {
 			return fmt.Errorf("cannot read %q", l)
 		}
 		p.h.addProcess(process{
 			pid: int(p.number(words[0], 10)), uid: int(p.number(one(v, "uid", "0"), 10)), comm: words[1],
-			cmdline: words[2:], cgroup: one(v, "cgroup", "/"), fds: commas(v["open"]),
+			cmdline: words[2:], cgroup: one(v, "cgroup", "/"), fds: commas(v["open"]), maps: commas(v["maps"]),
+			letsGo: one(v, "lets_go", "no") == "yes", stubborn: one(v, "stubborn", "no") == "yes",
 		})
 	}
 	return p.err

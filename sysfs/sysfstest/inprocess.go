@@ -150,6 +150,7 @@ func (h *Host) copyOut(n Node, to string) error {
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.ended = true
 	if h.local == "" {
 		return nil
 	}

@@ -17,6 +17,7 @@ type kernel struct {
 	modules     string   // directory of its modules
 	modprobe    string   // path of modprobe, for /proc/sys/kernel/modprobe
 	programs    []string // what of the tree can be executed
+	nvidiaSMI   string   // path of nvidia-smi, "" if there is none
 	cmdline     string
 	bootID      string
 	systemd     bool
@@ -42,7 +43,8 @@ func (h *Host) addKernel() {
 	h.value("/proc/sys/kernel/osrelease", k.release)
 	h.value("/proc/sys/kernel/random/boot_id", k.bootID)
 	h.text("/proc/sys/kernel/modprobe", 0o644, k.modprobe+"\n")
-	h.rule("/proc/modules", &attr{show: (*Host).procModules})
+	// In the order of loading, which a module that was away changes; which there are stands in /sys/module.
+	h.rule("/proc/modules", &attr{noise: true, show: (*Host).procModules})
 	h.rule("/proc/meminfo", &attr{noise: true, show: func(h *Host) (string, error) { return h.meminfo(), nil }})
 	h.rule("/proc/sys/vm/drop_caches", &attr{store: func(h *Host, v string) error {
 		n, err := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
@@ -99,17 +101,23 @@ type process struct {
 	cmdline  []string
 	cgroup   string
 	fds      []string // paths that it has open, from descriptor 3
+	maps     []string // device nodes that it has mapped
+	letsGo   bool     // closes sound nodes when their card goes
+	stubborn bool     // does not end by SIGTERM
 }
 
 func (h *Host) addProcess(p process) {
+	h.erase(fmt.Sprintf("/proc/%d/fd", p.pid))
+	h.processes[p.pid] = p
 	dir := fmt.Sprintf("/proc/%d/", p.pid)
 	h.value(dir+"comm", p.comm)
 	h.text(dir+"cmdline", 0o444, strings.Join(p.cmdline, "\x00")+"\x00")
 	h.value(dir+"cgroup", "0::"+p.cgroup)
 	h.text(dir+"stat", 0o444, fmt.Sprintf("%d (%s) S 1 %[1]d %[1]d 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 %[3]d"+
-		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, 1000+p.pid))
+		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, p.started()))
 	h.text(dir+"status", 0o444, fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t1\n"+
 		"Uid:\t%[3]d\t%[3]d\t%[3]d\t%[3]d\n", p.comm, p.pid, p.uid))
+	h.text(dir+"maps", 0o444, h.mapsText(p))
 	h.inodes[h.mkdir(path.Clean(dir+"fd"))].mode = syscall.S_IFDIR | 0o500
 	for i, f := range p.fds {
 		h.put(fmt.Sprintf("%sfd/%d", dir, 3+i), inode{mode: syscall.S_IFLNK | 0o700, data: f})
@@ -123,17 +131,38 @@ type Process struct {
 	Cmdline  []string
 	Cgroup   string   // "/system.slice/x.service"
 	Open     []string // paths it holds open
+	Maps     []string // device nodes it has mapped
+	LetsGo   bool     // closes sound nodes when their card goes
+	Stubborn bool     // does not end by SIGTERM
 }
 
 // AddProcess makes a minimal /proc/PID.
 func (h *Host) AddProcess(p Process) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.addProcess(process{p.PID, p.UID, p.Comm, p.Cmdline, p.Cgroup, slices.Clone(p.Open)})
+	h.addProcess(process{
+		pid: p.PID, uid: p.UID, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup, fds: slices.Clone(p.Open),
+		letsGo: p.LetsGo, stubborn: p.Stubborn, maps: p.Maps,
+	})
 }
 
 // RemoveProcess ends a process: its /proc/PID goes.
-func (h *Host) RemoveProcess(pid int) { h.Remove(fmt.Sprintf("/proc/%d", pid)) }
+func (h *Host) RemoveProcess(pid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.endProcess(pid)
+}
+
+// mapsText is /proc/PID/maps of a process that has device nodes mapped.
+func (h *Host) mapsText(p process) string {
+	var b strings.Builder
+	b.WriteString("00400000-00401000 r-xp 00000000 08:01 1 /bin/" + p.comm + "\n")
+	for _, m := range p.maps {
+		ino := h.find(m)
+		fmt.Fprintf(&b, "7f0000000000-7f0000001000 rw-s 00000000 00:01 %d %s\n", ino, m)
+	}
+	return b.String()
+}
 
 // SetFile gives a file a content, whatever stood there; a name that does not exist is made, with mode 0644.
 func (h *Host) SetFile(name, content string) {

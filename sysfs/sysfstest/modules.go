@@ -20,6 +20,7 @@ type module struct {
 	aliases []string // patterns of modalias, with the bus in front
 	params  []string // "static_size_mb=64"
 	used    int      // references that are no modules': open devices
+	version string
 }
 
 func moduleDir(name string) string { return "/sys/module/" + name }
@@ -98,10 +99,13 @@ func (h *Host) addModule(m *module) {
 		return fmt.Sprintf("%d\n", h.refs(h.modules[name])), nil
 	}})
 	h.value(moduleDir(name)+"/initstate", "live")
+	if m.version != "" {
+		h.value(moduleDir(name)+"/version", m.version)
+	}
 	h.mkdir(moduleDir(name) + "/holders")
 }
 
-func (h *Host) refs(m *module) int { return m.used + len(h.holders(m.name)) }
+func (h *Host) refs(m *module) int { return m.used + len(h.holders(m.name)) + h.moduleUsers(m.name) }
 
 // unload is modprobe -r: the module, then what it needed, as far as nobody else uses it.
 func (h *Host) unload(name string) error {
@@ -116,19 +120,26 @@ func (h *Host) unload(name string) error {
 	case h.refs(m) > 0:
 		return syscall.EBUSY
 	}
-	if m.driver != "" {
-		h.removeDriver(m.driver)
-	}
-	m.loaded = false
-	h.loadOrder = slices.DeleteFunc(h.loadOrder, func(o string) bool { return o == name })
-	h.erase(moduleDir(name))
+	h.unloadOne(m)
 	for _, d := range m.deps {
-		h.erase(moduleDir(d) + "/holders/" + name)
 		if dep := h.modules[d]; dep.loaded && h.refs(dep) == 0 {
 			_ = h.unload(d)
 		}
 	}
 	return nil
+}
+
+// unloadOne takes a module out of the kernel that nobody uses.
+func (h *Host) unloadOne(m *module) {
+	if m.driver != "" {
+		h.removeDriver(m.driver)
+	}
+	m.loaded = false
+	h.loadOrder = slices.DeleteFunc(h.loadOrder, func(o string) bool { return o == m.name })
+	h.erase(moduleDir(m.name))
+	for _, d := range m.deps {
+		h.erase(moduleDir(d) + "/holders/" + m.name)
+	}
 }
 
 // modprobe runs modprobe(8) with its arguments.
@@ -239,7 +250,11 @@ func (v VFS) Run(name string, args []string, pid int) error {
 	}
 	c := Change{Op: "run", Path: name, Value: strings.Join(args, " "), PID: pid}
 	return v.h.change(c, func() error {
-		if err := v.h.modprobe(args); err != nil {
+		run := v.h.modprobe
+		if name == v.h.kernel.nvidiaSMI {
+			run = func(args []string) error { _, err := v.h.nvidiaSMI(args); return err }
+		}
+		if err := run(args); err != nil {
 			return &ExitError{Name: name, Code: 1, Err: err}
 		}
 		return nil
@@ -322,4 +337,18 @@ func (k inProcess) Run(ctx context.Context, name string, args ...string) error {
 		return err
 	}
 	return k.v.Run(name, args, 0)
+}
+
+// Output executes a program in process and returns what it prints.
+func (k inProcess) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	if err := k.Run(ctx, name, args...); err != nil {
+		return nil, err
+	}
+	k.v.h.mu.Lock()
+	defer k.v.h.mu.Unlock()
+	if name != k.v.h.kernel.nvidiaSMI {
+		return nil, nil
+	}
+	out, err := k.v.h.nvidiaSMI(args)
+	return []byte(out), err
 }

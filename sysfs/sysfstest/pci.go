@@ -32,6 +32,14 @@ type pciDevice struct {
 	control          string
 	d3cold           string
 	suspended        bool
+	home             string // driver at boot: as long as it has the function, the nodes are there
+	nodes            []gpuNode
+	connectors       []string // card0-DP-1:connected:enabled
+	minor            string   // of NVIDIA's node
+	bars             map[int]*bar
+	persistence      bool
+	wedged           bool // a write never returns
+	gone             bool // removed from the bus, until it is looked for again
 }
 
 // pciDriver is a registered PCI driver.
@@ -70,7 +78,7 @@ func (h *Host) addPCI(d *pciDevice) {
 		return h.nodeCPUs(h.pci[addr].numa).String() + "\n", nil
 	}})
 	h.rule(d.path+"/uevent", own((*pciDevice).uevent))
-	h.text(d.path+"/config", 0o644, d.config())
+	h.rule(d.path+"/config", &attr{show: func(h *Host) (string, error) { return h.pci[addr].configNow(), nil }, noise: true})
 	h.value(d.path+"/irq", "0")
 	h.text(d.path+"/enable", 0o644, "1\n")
 	if d.bootVGA != "" {
@@ -115,8 +123,26 @@ func (h *Host) addPCI(d *pciDevice) {
 		return nil
 	}
 	h.rule(d.path+"/d3cold_allowed", d3cold)
+	h.addBARs(d)
+	h.rule(d.path+"/remove", &attr{store: func(h *Host, v string) error {
+		h.detach(h.pci[addr])
+		h.pci[addr].gone = true
+		h.hide(h.pci[addr])
+		return nil
+	}})
 	if d.reset != "" {
-		h.text(d.path+"/reset_method", 0o644, d.reset+"\n")
+		methods := strings.Fields(d.reset)
+		reset := own(func(d *pciDevice) string { return d.reset })
+		reset.store = func(h *Host, v string) error {
+			for _, m := range strings.Fields(v) {
+				if !slices.Contains(methods, m) {
+					return syscall.EINVAL
+				}
+			}
+			h.pci[addr].reset = strings.Join(strings.Fields(v), " ")
+			return nil
+		}
+		h.rule(d.path+"/reset_method", reset)
 		h.rule(d.path+"/reset", &attr{store: func(_ *Host, v string) error {
 			if n, err := parseUint(v); err != nil || n != 1 {
 				return syscall.EINVAL
@@ -178,7 +204,13 @@ func (d *pciDevice) setOverride(v string) error {
 }
 
 // deviceByName is bus_find_device_by_name with the buffer of a write: one final newline does not count.
-func (h *Host) deviceByName(v string) *pciDevice { return h.pci[strings.TrimSuffix(v, "\n")] }
+func (h *Host) deviceByName(v string) *pciDevice {
+	d := h.pci[strings.TrimSuffix(v, "\n")]
+	if d != nil && d.gone {
+		return nil
+	}
+	return d
+}
 
 func (h *Host) driver(name string) *pciDriver {
 	for _, d := range h.drivers {
@@ -216,6 +248,9 @@ func (h *Host) probe(drv *pciDriver, d *pciDevice) error {
 		h.addVFIO(d)
 	}
 	d.driver, d.suspended = drv.name, false
+	if d.driver == d.home {
+		h.addNodesOf(d)
+	}
 	h.link(d.path+"/driver", pciBus+"/drivers/"+drv.name)
 	h.link(pciBus+"/drivers/"+drv.name+"/"+d.addr, d.path)
 	return nil
@@ -237,6 +272,7 @@ func (h *Host) detach(d *pciDevice) {
 	}
 	h.erase(d.path + "/driver")
 	h.erase(pciBus + "/drivers/" + d.driver + "/" + d.addr)
+	h.removeNodesOf(d)
 	d.driver = ""
 	if d.vfio >= 0 {
 		h.removeVFIO(d)
@@ -325,7 +361,7 @@ func (h *Host) addDriver(drv *pciDriver) {
 
 func (h *Host) attachAll(drv *pciDriver) {
 	for _, addr := range h.addresses() {
-		if d := h.pci[addr]; d.driver == "" && h.matches(drv, d) {
+		if d := h.pci[addr]; d.driver == "" && !d.gone && h.matches(drv, d) {
 			_ = h.probe(drv, d)
 		}
 	}
@@ -393,6 +429,16 @@ func (h *Host) addPCIBus() {
 			return syscall.ENODEV
 		}
 		h.attach(d)
+		return nil
+	}})
+	h.rule(pciBus+"/rescan", &attr{store: func(h *Host, v string) error {
+		for _, addr := range h.addresses() {
+			if d := h.pci[addr]; d.gone {
+				d.gone = false
+				h.unhide(d)
+				h.attach(d)
+			}
+		}
 		return nil
 	}})
 	h.rule(pciBus+"/drivers_autoprobe", &attr{

@@ -38,6 +38,16 @@ func (h *Host) Snapshot() *Snapshot {
 			s.files[pciBus+"/drivers/"+d.name+" (ids)"] = fileState{content: strings.Join(d.ids, " ")}
 		}
 	}
+	for name, u := range h.services {
+		if u.state != u.boot {
+			s.files[name+" (state)"] = fileState{content: u.state}
+		}
+	}
+	for addr, d := range h.pci {
+		if d.persistence {
+			s.files[d.path+" (persistence of "+addr+")"] = fileState{content: "on"}
+		}
+	}
 	for u, c := range h.units {
 		if !c.Empty() {
 			s.files[u+" (AllowedCPUs)"] = fileState{content: c.String()}

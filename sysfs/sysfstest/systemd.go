@@ -22,6 +22,10 @@ type Systemd struct {
 	Err error
 	// Refuse, if not nil, is asked before a unit's property is set.
 	Refuse func(unit string, cpus cpuset.Set) error
+	// FailJob, if not nil, is asked before a unit is stopped or started.
+	FailJob func(unit, verb string) error
+	// ShutsDown says that the host is going down.
+	ShutsDown bool
 	// Stale says when clearing the property leaves the old set in the control group (systemd issue 43846).
 	Stale Stale
 }

@@ -1,12 +1,17 @@
-# shows: a card whose sound is in use is refused at once: its driver would not let go before the program does
-# expect-fail: issue 4: nobody looks yet who has the card's nodes open
+# shows: a card whose sound a program does not let go of is refused in seconds with the program's name, and all is as before once it lets go
 # seconds: 240
 node=$(basename "${PCI}01:00.1"/sound/card*)
 helper hold "/dev/snd/control${node/card/C}"
 define win
-refused win "0000:01:00.1 [8086:2668] (snd_hda_intel) is in use: labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open; \
-stop it, or list the unit under services.stop"
+began=$SECONDS
+refused win "2 reasons, the first: 0000:01:00.1 is stuck: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s"
+grep -q "labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open; close that, and it comes free by itself" <(qemu-hook status) ||
+	fail "status does not name the program"
+echo "refused in $((SECONDS - began)) s"
+refused win "0000:01:00.1 is stuck in the kernel: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s"
 end_helper "$HELPER"
+until_true 60 no_hook
+qemu-hook recover
 as_before "$REFUSAL"
 start win
 prepared win

@@ -1,5 +1,4 @@
 # shows: a card that a program draws on is refused, and the program goes on
-# expect-fail: issue 4: nobody looks yet who has the card's nodes open
 node=$(basename "${PCI}01:00.0"/drm/card*)
 helper hold "/dev/dri/$node"
 define win

@@ -1,5 +1,4 @@
 # shows: a driver that does not let go of the card's sound: the guest is refused in time, libvirtd goes on, and all is as before once it lets go
-# expect-fail: issue 6: a function whose write hung stays as it is, also when the write has returned
 # seconds: 300
 
 # The sound driver waits for its last user. This one no look into /proc finds: the open file is on its way through a socket.

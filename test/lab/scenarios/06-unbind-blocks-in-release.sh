@@ -1,5 +1,4 @@
 # shows: a card that something still holds when its guest is gone: release ends in time, libvirtd goes on, and all is as before once it is let go
-# expect-fail: issue 6: a function whose write hung stays as it is, also when the write has returned
 # seconds: 300
 define win
 define other pci='' pages=no shm='' vcpus='' node=0

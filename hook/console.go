@@ -1,0 +1,105 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"qemu-hook/sysfs"
+)
+
+// A ConsoleBaseline is what of the host's console was taken from the card that it is on: virtual terminals, and the frame
+// buffer that the firmware left.
+type ConsoleBaseline struct {
+	// Consoles are the vtconsoles that were bound.
+	Consoles []string `json:"consoles,omitempty"`
+	// Framebuffers are the platform devices that had a driver.
+	Framebuffers []sysfs.PlatformFramebuffer `json:"framebuffers,omitempty"`
+}
+
+// TakeConsole takes the host's console off the card, if the guest claims that, and notes what there was first.
+func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
+	g := h.Ledger.Guests[uuid]
+	if g == nil || !g.Claim.Console {
+		return nil
+	}
+	b := h.Ledger.Console
+	if b == nil {
+		b = new(ConsoleBaseline)
+		consoles, err := h.VTConsoles()
+		if err != nil {
+			return err
+		}
+		for _, c := range consoles {
+			if c.Framebuffer && c.Bound {
+				b.Consoles = append(b.Consoles, c.Name)
+			}
+		}
+		framebuffers, err := h.PlatformFramebuffers()
+		if err != nil {
+			return err
+		}
+		for _, f := range framebuffers {
+			if f.Driver != "" {
+				b.Framebuffers = append(b.Framebuffers, f)
+			}
+		}
+		if len(b.Consoles) == 0 && len(b.Framebuffers) == 0 {
+			return nil
+		}
+		h.Ledger.Console = b
+		if err := h.SaveLedger(); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.Consoles {
+		if err := h.BindConsole(c, false); err != nil {
+			return err
+		}
+		h.Logf(Info, "%s: the console is taken off the frame buffer", c)
+	}
+	for _, f := range b.Framebuffers {
+		if err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("unbind"), f.Device)); err != nil {
+			return err
+		}
+		h.Logf(Info, "%s: taken from its driver %s", f.Device, f.Driver)
+	}
+	return nil
+}
+
+// SettleConsole gives the console back when no guest claims the card that it is on: the firmware's frame buffer, as far as
+// the kernel still has it, then the virtual terminals.
+func (h *Host) SettleConsole(ctx context.Context) error {
+	b := h.Ledger.Console
+	if b == nil {
+		return nil
+	}
+	for _, g := range h.Ledger.Guests {
+		if g.Claim.Console {
+			return nil
+		}
+	}
+	var errs error
+	for _, f := range b.Framebuffers {
+		// A driver for the card itself takes the frame buffer's memory; its device is then gone, or refuses.
+		if err := h.slow(ctx, slowTimeout(""), f.DriverAttr("bind"), f.Device); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.Logf(Warning, "the firmware's frame buffer does not come back, as is usual once a driver has had the card: %v", err)
+		}
+	}
+	for _, c := range b.Consoles {
+		errs = errors.Join(errs, gone(h.BindConsole(c, true)))
+	}
+	if errs == nil {
+		h.Ledger.Console = nil
+	}
+	return errors.Join(errs, h.SaveLedger())
+}
+
+// gone takes what is not there any more for done.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,35 @@
+package hook
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// dropsModesetCount reports whether a version of NVIDIA's driver has nvidia_drm let go of a single card that is unbound. With
+// modeset on nvidia_drm uses every card, without a file or a process that could be seen; versions that do not call
+// nvidia_modeset_remove before they look at the usage count wait for that use to end, for ever
+// (kernel-open/nvidia/nv-pci.c and nv-modeset-interface.c of NVIDIA/open-gpu-kernel-modules, all tags up to 595.45.04):
+//
+//	branch          first version that lets go   last that does not
+//	535 to 575      none                         575.64.05
+//	580.94 (beta)   580.94.06                    580.94.03
+//	580             580.105.08                   580.95.05
+//	590, 595        590.44.01, all of 595        none
+//
+// A version that cannot be read counts as one that does not.
+func dropsModesetCount(version string) bool {
+	var v []int
+	for part := range strings.SplitSeq(version, ".") {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return false
+		}
+		v = append(v, n)
+	}
+	beta := []int{580, 94}
+	if len(v) == 3 && slices.Equal(v[:2], beta) {
+		return v[2] >= 6
+	}
+	return slices.Compare(v, []int{580, 105, 8}) >= 0
+}

@@ -1,0 +1,179 @@
+package sysfs
+
+import (
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A PlatformFramebuffer is a device that stands for the frame buffer that the firmware left: efi-framebuffer.0,
+// simple-framebuffer.0, vesa-framebuffer.0 (drivers/firmware/sysfb.c). Since Linux 6.9 its directory lies below the card's.
+type PlatformFramebuffer struct {
+	Device string `json:"device"`
+	Driver string `json:"driver"` // "" if none
+}
+
+const platformBus = "/sys/bus/platform"
+
+// DriverAttr returns a file of the device's driver.
+func (f PlatformFramebuffer) DriverAttr(attr string) string {
+	return path.Join(platformBus, "drivers", f.Driver, attr)
+}
+
+// PlatformFramebuffers returns the firmware's frame buffers.
+func (h FS) PlatformFramebuffers() ([]PlatformFramebuffer, error) {
+	const dir = platformBus + "/devices"
+	names, err := h.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "list", Path: dir, Err: err}
+	}
+	var all []PlatformFramebuffer
+	for _, name := range names {
+		if base, _, ok := strings.Cut(name, "."); !ok || !strings.HasSuffix(base, "-framebuffer") {
+			continue
+		}
+		driver, err := h.LinkBase(dir + "/" + name + "/driver")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, PlatformFramebuffer{name, driver})
+	}
+	return all, nil
+}
+
+// A VTConsole is a driver for the host's virtual terminals (Documentation/fb/fbcon.rst).
+type VTConsole struct {
+	Name        string // vtcon1
+	Framebuffer bool   // draws on a frame buffer
+	Bound       bool
+}
+
+const vtconsoles = "/sys/class/vtconsole"
+
+// VTConsoles returns the console drivers.
+func (h FS) VTConsoles() ([]VTConsole, error) {
+	names, err := h.ReadDir(vtconsoles)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "list", Path: vtconsoles, Err: err}
+	}
+	var all []VTConsole
+	for _, name := range names {
+		text, err := h.Read(path.Join(vtconsoles, name, "name"))
+		if err != nil {
+			return nil, err
+		}
+		bound, err := h.Read(path.Join(vtconsoles, name, "bind"))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, VTConsole{name, strings.Contains(text, "frame buffer"), bound == "1"})
+	}
+	return all, nil
+}
+
+// BindConsole binds a console driver to the virtual terminals, or takes it off them.
+func (h FS) BindConsole(name string, bound bool) error {
+	v := "0"
+	if bound {
+		v = "1"
+	}
+	return h.Write(path.Join(vtconsoles, name, "bind"), v)
+}
+
+// BootFramebuffers returns what else than the function's own driver has memory inside the function's regions, by the names
+// that /proc/iomem has: "BOOTFB", "efifb", "simple-framebuffer.0".
+func (h FS) BootFramebuffers(address string) ([]string, error) {
+	const name = "/proc/iomem"
+	v, err := h.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "read", Path: name, Err: err}
+	}
+	// Without it the table's own lines for the function have to do.
+	resource, err := h.Read(PCIDevice(address) + "/resource")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return foreignMemory(string(v), address, memoryRegions(resource)), nil
+}
+
+// A memoryRegion is a range of addresses, both ends included.
+type memoryRegion struct{ start, end uint64 }
+
+// memoryRegions reads a function's resource file: start, end and flags of each region, the first six of which are its own;
+// behind them stand its ROM and what a bridge passes on.
+func memoryRegions(resource string) []memoryRegion {
+	const bars, memory = 6, 0x200
+	var all []memoryRegion
+	n := 0
+	for line := range strings.Lines(resource) {
+		if n++; n > bars {
+			break
+		}
+		f := strings.Fields(line)
+		if len(f) != 3 {
+			continue
+		}
+		start, err1 := strconv.ParseUint(f[0], 0, 64)
+		end, err2 := strconv.ParseUint(f[1], 0, 64)
+		flags, err3 := strconv.ParseUint(f[2], 0, 64)
+		if err1 == nil && err2 == nil && err3 == nil && flags&memory != 0 && end > start {
+			all = append(all, memoryRegion{start, end})
+		}
+	}
+	return all
+}
+
+// foreignMemory goes by the numbers, and by the indentation of /proc/iomem: what stands below a function's line lies in
+// that region. The numbers are all 0 for whoever may not see addresses.
+func foreignMemory(iomem, address string, own []memoryRegion) []string {
+	var found []string
+	inside := -1 // the indentation of the function's line that we are below
+	for line := range strings.Lines(iomem) {
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		where, owner, ok := strings.Cut(strings.TrimSpace(line), " : ")
+		if !ok {
+			continue
+		}
+		if inside >= 0 && indent <= inside {
+			inside = -1
+		}
+		switch {
+		case owner == address:
+			if inside < 0 {
+				inside = indent
+			}
+		case isBootFramebuffer(owner) && (inside >= 0 || liesIn(where, own)):
+			found = append(found, owner)
+		}
+	}
+	return found
+}
+
+func liesIn(where string, regions []memoryRegion) bool {
+	from, to, _ := strings.Cut(where, "-")
+	start, err1 := strconv.ParseUint(from, 16, 64)
+	end, err2 := strconv.ParseUint(to, 16, 64)
+	return err1 == nil && err2 == nil && slices.ContainsFunc(regions, func(r memoryRegion) bool {
+		return r.start <= start && end <= r.end
+	})
+}
+
+// isBootFramebuffer knows the names under which the memory is taken: the kernel's own, those of the drivers, and those of
+// the platform devices.
+func isBootFramebuffer(owner string) bool {
+	base, _, _ := strings.Cut(owner, ".")
+	switch base {
+	case "BOOTFB", "efifb", "vesafb", "vga16fb", "simplefb", "simpledrm", "efidrm", "vesadrm":
+		return true
+	}
+	return strings.HasSuffix(base, "-framebuffer")
+}

@@ -1,0 +1,139 @@
+package sysfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxOutput is as much of a program's output as is kept.
+const maxOutput = 64 << 10
+
+// Output runs a program and returns what it prints. A program that the kernel does not let die is left behind when ctx
+// ends: it has a session and a pipe of its own.
+func (k osKernel) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.Command(k.path(name), args...)
+	cmd.Dir = "/"
+	cmd.Stdout = w
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, errno(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = r.SetReadDeadline(deadline)
+	}
+	out, rerr := io.ReadAll(io.LimitReader(r, maxOutput))
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		_ = cmd.Process.Kill()
+		return nil, fmt.Errorf("%s does not end: %w", name, ctx.Err())
+	}
+	if err == nil && rerr != nil && !errors.Is(rerr, os.ErrDeadlineExceeded) {
+		err = rerr
+	}
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", name, err)
+	}
+	return out, nil
+}
+
+// Signal goes through a descriptor of the process, so that it cannot reach a later one with the same number. Processes
+// belong to the running host alone: under another root there is nobody to signal.
+func (k osKernel) Signal(pid int, start uint64, signal syscall.Signal) error {
+	if k.root != "/" {
+		return unix.EOPNOTSUPP
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	// Opened before it is looked at: if this is the right one now, the descriptor is of it.
+	if !(Process{PID: pid, Start: start}).Alive(FS{k}) {
+		return unix.ESRCH
+	}
+	return unix.PidfdSendSignal(fd, signal, nil, 0)
+}
+
+// UnloadModule asks the running kernel; under another root it runs that root's modprobe, which a model of a host has.
+func (k osKernel) UnloadModule(name string) error {
+	if k.root == "/" {
+		return unix.DeleteModule(moduleName(name), unix.O_NONBLOCK)
+	}
+	h := FS{k}
+	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
+	if err != nil {
+		return err
+	}
+	if err := k.Run(context.Background(), modprobe, "--remove", name); err != nil {
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			return unix.EAGAIN
+		}
+		return err
+	}
+	return nil
+}
+
+// OpenDevices has nothing to say of this process itself, which opens no device.
+func (k osKernel) OpenDevices(pid int, visit func(rdev uint64, block bool)) error {
+	if k.root == "/" && pid == os.Getpid() {
+		return nil
+	}
+	fd, err := k.open("/proc/"+strconv.Itoa(pid)+"/fd", unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 8192)
+	for {
+		n, err := unix.ReadDirent(fd, buf)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return err
+		}
+		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		for _, name := range names {
+			if rdev, block, ok := k.openDevice(fd, name); ok {
+				visit(rdev, block)
+			}
+		}
+	}
+}
+
+// openDevice looks at an open file without asking its file system, which may be one of a network that is gone.
+func (k osKernel) openDevice(dir int, name string) (rdev uint64, block, ok bool) {
+	if k.root != "/" {
+		// The links of another root lead into that root.
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(dir, name, buf)
+		if err != nil || n == 0 || buf[0] != '/' {
+			return 0, false, false
+		}
+		st, err := k.Lstat(string(buf[:n]))
+		return st.Rdev, st.Type() == unix.S_IFBLK, err == nil && (st.Type() == unix.S_IFCHR || st.Type() == unix.S_IFBLK)
+	}
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	kind := st.Mode & unix.S_IFMT
+	return unix.Mkdev(st.Rdev_major, st.Rdev_minor), kind == unix.S_IFBLK, err == nil && (kind == unix.S_IFCHR || kind == unix.S_IFBLK)
+}

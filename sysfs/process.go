@@ -1,0 +1,56 @@
+package sysfs
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+)
+
+// A Process is a process and the time it started, in clock ticks since boot: process ids are used again.
+type Process struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"`
+}
+
+// Alive reports whether the process still runs.
+func (p Process) Alive(h FS) bool {
+	st, err := h.ProcessStat(p.PID)
+	return err == nil && st.Start == p.Start
+}
+
+// ProcessStat is what is read of /proc/PID/stat (Documentation/filesystems/proc.rst, table 1-4).
+type ProcessStat struct {
+	Comm   string
+	Parent int
+	Start  uint64 // clock ticks since boot
+}
+
+// ProcessStat reads a process's stat.
+func (h FS) ProcessStat(pid int) (ProcessStat, error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/stat"
+	v, err := h.Read(name)
+	if err != nil {
+		return ProcessStat{}, err
+	}
+	st, err := parseProcessStat(v)
+	if err != nil {
+		return ProcessStat{}, &Error{Op: "read", Path: name, Err: err}
+	}
+	return st, nil
+}
+
+func parseProcessStat(v string) (ProcessStat, error) {
+	// The name stands in brackets and may hold anything, brackets too.
+	open, end := strings.IndexByte(v, '('), strings.LastIndexByte(v, ')')
+	if open < 0 || end < open {
+		return ProcessStat{}, errors.New("it has no process name")
+	}
+	f := strings.Fields(v[end+1:])
+	const state, ppid, starttime = 3, 4, 22 // numbered as in the kernel's table
+	if len(f) <= starttime-state {
+		return ProcessStat{}, errors.New("it is too short")
+	}
+	parent, err1 := strconv.Atoi(f[ppid-state])
+	start, err2 := strconv.ParseUint(f[starttime-state], 10, 64)
+	return ProcessStat{v[open+1 : end], parent, start}, errors.Join(err1, err2)
+}
