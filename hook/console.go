@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"qemu-hook/sysfs"
@@ -82,18 +83,50 @@ func (h *Host) SettleConsole(ctx context.Context) error {
 	}
 	var errs error
 	for _, f := range b.Framebuffers {
-		// A driver for the card itself takes the frame buffer's memory; its device is then gone, or refuses.
-		if err := h.slow(ctx, slowTimeout(""), f.DriverAttr("bind"), f.Device); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			h.Logf(Warning, "the firmware's frame buffer does not come back, as is usual once a driver has had the card: %v", err)
-		}
+		errs = errors.Join(errs, h.giveFramebufferBack(ctx, f))
 	}
 	for _, c := range b.Consoles {
-		errs = errors.Join(errs, gone(h.BindConsole(c, true)))
+		errs = errors.Join(errs, gone(h.giveConsoleBack(c, b)))
 	}
 	if errs == nil {
 		h.Ledger.Console = nil
 	}
 	return errors.Join(errs, h.SaveLedger())
+}
+
+// giveConsoleBack binds a console driver again. The kernel takes the write for done and does nothing where no driver is left
+// that was built for the boot (vt_bind in drivers/tty/vt/vt.c): then the one that stands in has to be unbound, upon which the
+// kernel takes the other.
+func (h *Host) giveConsoleBack(name string, b *ConsoleBaseline) error {
+	if err := h.BindConsole(name, true); err != nil {
+		return err
+	}
+	consoles, err := h.VTConsoles()
+	if err != nil || slices.ContainsFunc(consoles, func(c sysfs.VTConsole) bool { return c.Name == name && c.Bound }) {
+		return err
+	}
+	for _, c := range consoles {
+		if c.Bound && !slices.Contains(b.Consoles, c.Name) {
+			if err := h.BindConsole(c.Name, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// giveFramebufferBack has the driver of the firmware's frame buffer take it again. Once a driver for the card itself has had
+// the card, its device is gone or refuses: that is as it should be.
+func (h *Host) giveFramebufferBack(ctx context.Context, f sysfs.PlatformFramebuffer) error {
+	if now, err := h.LinkBase(f.DeviceAttr("driver")); err != nil || now != "" {
+		return err
+	}
+	err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("bind"), f.Device))
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EINVAL) {
+		h.Logf(Warning, "the firmware's frame buffer does not come back, as is usual once a driver has had the card: %v", err)
+		return nil
+	}
+	return err
 }
 
 // gone takes what is not there any more for done.

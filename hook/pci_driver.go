@@ -100,7 +100,7 @@ func orNone(driver string) string {
 // take the function, whoever probes the bus meanwhile.
 func (c *PCIDriver) Aim(ctx context.Context, h *Host) error {
 	if why := h.Stuck(c.Address); why != "" {
-		return fmt.Errorf("%s is stuck in the kernel: %s", c.Address, why)
+		return &StuckError{c.Address, why}
 	}
 	if err := c.loadModule(ctx, h); err != nil {
 		return err
@@ -164,7 +164,7 @@ func (c *PCIDriver) Verify(h *Host) error {
 // home puts back the override that was there.
 func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
 	if why := h.Stuck(c.Address); why != "" {
-		return fmt.Errorf("cannot give back %s: %s", c.Address, why)
+		return &StuckError{c.Address, why}
 	}
 	if err := sameDevice(h, c.Address, c.ID); err != nil {
 		return err
@@ -210,7 +210,11 @@ func (c *PCIDriver) Undo(ctx context.Context, h *Host) error {
 			return err
 		}
 	}
-	errs := errors.Join(c.resize(h, c.FromBARs), c.setReset(h, c.Reset, c.FromReset))
+	errs := c.setReset(h, c.Reset, c.FromReset)
+	if err := c.resize(h, c.FromBARs); err != nil {
+		// Once the driver is back the kernel refuses it, so now or never: a second try finds the regions freed by the first.
+		errs = errors.Join(errs, c.resize(h, c.FromBARs))
+	}
 	if err := c.comeHome(ctx, h); err != nil {
 		return errors.Join(errs, err)
 	}
@@ -494,7 +498,21 @@ func (h *Host) stuckAt(ctx context.Context, address string, nodes []sysfs.Device
 		h.Ledger.Wedged = map[string]*Wedge{}
 	}
 	h.Ledger.Wedged[address] = w
-	return errors.Join(fmt.Errorf("%s is stuck: %s", address, w.Why), h.SaveLedger())
+	return errors.Join(&StuckError{address, w.Why}, h.SaveLedger())
+}
+
+// A StuckError is a function that cannot be touched until a write to it returns.
+type StuckError struct{ Address, Why string }
+
+func (e *StuckError) Error() string { return e.Address + " is stuck in the kernel: " + e.Why }
+
+// OnlyStuck reports whether all that an error says is of functions that are stuck.
+func OnlyStuck(err error) bool {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !OnlyStuck(e) })
+	}
+	var stuck *StuckError
+	return errors.As(err, &stuck)
 }
 
 // A Wedge is a function that is stuck in a write that never returned.

@@ -51,7 +51,7 @@ func (c *PCIPower) Verify(*Host) error { return nil }
 
 func (c *PCIPower) Undo(_ context.Context, h *Host) error {
 	if why := h.Stuck(c.Address); why != "" {
-		return fmt.Errorf("cannot give %s its power management back: %s", c.Address, why)
+		return &StuckError{c.Address, why}
 	}
 	if err := sameDevice(h, c.Address, c.ID); err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"qemu-hook/sysfs"
 )
 
 const persistenceKind = "nvidia.persistence"
@@ -31,6 +33,9 @@ func (c *Persistence) String() string {
 
 // Do asks first: the answer is recorded before the mode is changed. What cannot be told counts as in use.
 func (c *Persistence) Do(ctx context.Context, h *Host) error {
+	if driver, err := h.PCIDriver(c.Address); err != nil || driver != "nvidia" {
+		return err // it has left already, when a prepare that was killed is completed
+	}
 	on, err := c.on(ctx, h)
 	if err != nil || !on {
 		return err
@@ -79,8 +84,16 @@ func (c *Persistence) Undo(ctx context.Context, h *Host) error {
 	if !c.Was || h.Stopping(ctx) {
 		return nil
 	}
-	if driver, err := h.PCIDriver(c.Address); err != nil || driver != "nvidia" {
-		return fmt.Errorf("%w: the driver is %s", ErrDrifted, orNone(driver))
+	if !h.Exists(sysfs.PCIDevice(c.Address)) {
+		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
+	}
+	switch driver, err := h.PCIDriver(c.Address); {
+	case err != nil:
+		return err
+	case driver == "" || strings.HasPrefix(driver, "vfio"):
+		return fmt.Errorf("cannot turn the persistence mode of %s on again: its driver is not back", c.Address)
+	case driver != "nvidia":
+		return fmt.Errorf("%w: the driver is %s", ErrDrifted, driver)
 	}
 	return c.set(ctx, h, "1")
 }

@@ -23,6 +23,11 @@ func (f PlatformFramebuffer) DriverAttr(attr string) string {
 	return path.Join(platformBus, "drivers", f.Driver, attr)
 }
 
+// DeviceAttr returns a file of the device.
+func (f PlatformFramebuffer) DeviceAttr(attr string) string {
+	return path.Join(platformBus, "devices", f.Device, attr)
+}
+
 // PlatformFramebuffers returns the firmware's frame buffers.
 func (h FS) PlatformFramebuffers() ([]PlatformFramebuffer, error) {
 	const dir = platformBus + "/devices"

@@ -20,12 +20,14 @@ import (
 	"qemu-hook/systemd/systemdtest"
 )
 
-// fake is a manager of three units.
+// fake is a manager of three units with CPUs, and of those that a test gives it.
 type fake struct {
 	mu    sync.Mutex
 	units map[string]cpuset.Set
 	calls int
 	hook  func(ctx context.Context, call int) error // before each call
+
+	unitsFake
 }
 
 func newFake() *fake {

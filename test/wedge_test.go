@@ -31,7 +31,7 @@ func TestWedgedUnbind(t *testing.T) {
 	})
 	win11 := loadGuest(t, "win11")
 	status, stderr := x.libvirt(win11, "prepare")
-	if status != 1 || !strings.Contains(stderr, "0000:08:00.0 is stuck") {
+	if status != 1 || !strings.Contains(stderr, "0000:08:00.0 is stuck in the kernel") {
 		t.Fatalf("prepare ended with %d: %s", status, stderr)
 	}
 	lastLineIsShort(t, stderr)

@@ -135,7 +135,7 @@ func available(h *hook.Host, n *domain.Needs, address string, p *hook.Proposal) 
 	}
 	if why := h.Stuck(address); why != "" {
 		// Its other files wait for the same lock in the kernel as the write that never returned.
-		p.Refuse("%s is stuck in the kernel: %s", address, why)
+		p.Refuse("%v", &hook.StuckError{Address: address, Why: why})
 		return false, nil
 	}
 	bridge, err := h.PCIBridge(address)

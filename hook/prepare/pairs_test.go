@@ -97,32 +97,34 @@ func TestPrepareAndRelease(t *testing.T) {
 // A prepare whose every write in turn is refused either fails, and has given everything back itself, or goes on
 // without what it may go without; release then gives back the rest.
 func TestPrepareWithEachWriteRefused(t *testing.T) {
-	forPairs(t, func(t *testing.T, base *rig, xml string) {
-		n := loadNeeds(t, xml)
-		before := base.snapshot()
-		total := countChanges(base, n)
-		for i := 1; i <= total; i++ {
-			r := base.clone()
-			var at sysfstest.Change
-			r.model.OnChange(func(c sysfstest.Change) error {
-				if c.N == i {
-					at = c
-					return syscall.EIO
-				}
-				return nil
-			})
-			when := func(what string) string {
-				return fmt.Sprintf("%s with write %d of %d refused (%v)", what, i, total, at)
+	forPairs(t, func(t *testing.T, base *rig, xml string) { refuseEachWriteOfPrepare(t, base, loadNeeds(t, xml)) })
+}
+
+func refuseEachWriteOfPrepare(t *testing.T, base *rig, n *domain.Needs) {
+	t.Helper()
+	before := base.snapshot()
+	total := countChanges(base, n)
+	for i := 1; i <= total; i++ {
+		r := base.clone()
+		var at sysfstest.Change
+		r.model.OnChange(func(c sysfstest.Change) error {
+			if c.N == i {
+				at = c
+				return syscall.EIO
 			}
-			if err := r.prepare(n); err != nil && !strings.Contains(lastReason(err), "could not be brought back wholly") {
-				r.wantAsBefore(before, when("prepare"))
-			}
-			if err := r.release(n); err != nil {
-				t.Errorf("%s: %v", when("release after prepare"), err)
-			}
-			r.wantAsBefore(before, when("prepare and release"))
+			return nil
+		})
+		when := func(what string) string {
+			return fmt.Sprintf("%s with write %d of %d refused (%v)", what, i, total, at)
 		}
-	})
+		if err := r.prepare(n); err != nil && !strings.Contains(lastReason(err), "could not be brought back wholly") {
+			r.wantAsBefore(before, when("prepare"))
+		}
+		if err := r.release(n); err != nil {
+			t.Errorf("%s: %v", when("release after prepare"), err)
+		}
+		r.wantAsBefore(before, when("prepare and release"))
+	}
 }
 
 // lastReason returns the last of the reasons for which a guest was refused.
@@ -143,90 +145,94 @@ func countChanges(base *rig, n *domain.Needs) int {
 
 // A release whose every write in turn is refused does all the rest, says so, and the next release finishes.
 func TestReleaseWithEachWriteRefused(t *testing.T) {
-	forPairs(t, func(t *testing.T, base *rig, xml string) {
-		n := loadNeeds(t, xml)
-		before := base.snapshot()
-		from := countChanges(base, n)
-		for i := from + 1; ; i++ {
-			r := base.clone()
-			if err := r.prepare(n); err != nil {
-				return
-			}
-			var at sysfstest.Change
-			r.model.OnChange(func(c sysfstest.Change) error {
-				if c.N == i {
-					at = c
-					return syscall.EIO
-				}
-				return nil
-			})
-			err := r.release(n)
-			if at.N == 0 {
-				return
-			}
-			if err == nil {
-				// Some writes have a second way, as lifting a limit has.
-				r.wantAsBefore(before, fmt.Sprintf("release with write %v refused, without an error", at))
-				continue
-			}
-			if err := r.release(n); err != nil {
-				t.Errorf("second release after %v was refused: %v", at, err)
-			}
-			r.wantAsBefore(before, fmt.Sprintf("second release after %v was refused", at))
+	forPairs(t, func(t *testing.T, base *rig, xml string) { refuseEachWriteOfRelease(t, base, loadNeeds(t, xml)) })
+}
+
+func refuseEachWriteOfRelease(t *testing.T, base *rig, n *domain.Needs) {
+	t.Helper()
+	before := base.snapshot()
+	from := countChanges(base, n)
+	for i := from + 1; ; i++ {
+		r := base.clone()
+		if err := r.prepare(n); err != nil {
+			return
 		}
-	})
+		var at sysfstest.Change
+		r.model.OnChange(func(c sysfstest.Change) error {
+			if c.N == i {
+				at = c
+				return syscall.EIO
+			}
+			return nil
+		})
+		err := r.release(n)
+		if at.N == 0 {
+			return
+		}
+		if err == nil {
+			// Some writes have a second way, as lifting a limit has.
+			r.wantAsBefore(before, fmt.Sprintf("release with write %v refused, without an error", at))
+			continue
+		}
+		if err := r.release(n); err != nil {
+			t.Errorf("second release after %v was refused: %v", at, err)
+		}
+		r.wantAsBefore(before, fmt.Sprintf("second release after %v was refused", at))
+	}
 }
 
 // The program dies at each change, before or after it was made; what libvirt does next, a release or a new prepare,
 // converges.
 func TestKilledAtEachWrite(t *testing.T) {
-	forPairs(t, func(t *testing.T, base *rig, xml string) {
-		n := loadNeeds(t, xml)
-		before := base.snapshot()
-		r := base.clone()
-		if err := r.prepare(n); err != nil {
-			return
-		}
-		prepared, mid := r.snapshot(), r.model.Changes()
-		if err := r.release(n); err != nil {
-			t.Fatal(err)
-		}
-		total := r.model.Changes()
-		for i := 1; i <= total; i++ {
-			for _, after := range []bool{false, true} {
-				r := base.clone()
-				var at sysfstest.Change
-				kill := func(c sysfstest.Change) error {
-					if c.N == i {
-						at = c
-						panic(errKilled)
-					}
-					return nil
+	forPairs(t, func(t *testing.T, base *rig, xml string) { killAtEachWrite(t, base, loadNeeds(t, xml)) })
+}
+
+func killAtEachWrite(t *testing.T, base *rig, n *domain.Needs) {
+	t.Helper()
+	before := base.snapshot()
+	r := base.clone()
+	if err := r.prepare(n); err != nil {
+		return
+	}
+	prepared, mid := r.snapshot(), r.model.Changes()
+	if err := r.release(n); err != nil {
+		t.Fatal(err)
+	}
+	total := r.model.Changes()
+	for i := 1; i <= total; i++ {
+		for _, after := range []bool{false, true} {
+			r := base.clone()
+			var at sysfstest.Change
+			kill := func(c sysfstest.Change) error {
+				if c.N == i {
+					at = c
+					panic(errKilled)
 				}
-				if after {
-					r.model.AfterChange(kill)
-				} else {
-					r.model.OnChange(kill)
-				}
-				if !killed(func() { _ = r.prepare(n); _ = r.release(n) }) {
-					t.Fatalf("change %d of %d was not reached", i, total)
-				}
-				r.model.OnChange(nil)
-				r.model.AfterChange(nil)
-				when := fmt.Sprintf("killed at %v (after it: %v), ", at, after)
-				if i <= mid && i%2 == 0 {
-					if err := r.prepare(n); err != nil {
-						t.Errorf("%sprepare again: %v", when, err)
-					}
-					if diff := sysfstest.Diff(prepared.Without("/dev/shm"), r.snapshot().Without("/dev/shm")); diff != "" {
-						t.Errorf("%sprepared again differently:\n%s", when, diff)
-					}
-				}
-				if err := r.release(n); err != nil {
-					t.Errorf("%srelease: %v", when, err)
-				}
-				r.wantAsBefore(before, when+"released")
+				return nil
 			}
+			if after {
+				r.model.AfterChange(kill)
+			} else {
+				r.model.OnChange(kill)
+			}
+			if !killed(func() { _ = r.prepare(n); _ = r.release(n) }) {
+				t.Fatalf("change %d of %d was not reached", i, total)
+			}
+			r.model.OnChange(nil)
+			r.model.AfterChange(nil)
+			when := fmt.Sprintf("killed at %v (after it: %v), ", at, after)
+			if i <= mid && i%2 == 0 {
+				if err := r.prepare(n); err != nil {
+					t.Errorf("%sprepare again: %v", when, err)
+				}
+				if diff := sysfstest.Diff(prepared.Without("/dev/shm"), r.snapshot().Without("/dev/shm")); diff != "" {
+					t.Errorf("%sprepared again differently:\n%s", when, diff)
+				}
+			}
+			if err := r.release(n); err != nil {
+				t.Errorf("%srelease: %v", when, err)
+			}
+			r.wantAsBefore(before, when+"released")
 		}
-	})
+	}
 }

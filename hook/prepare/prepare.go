@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
@@ -123,7 +124,7 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 	if uuid != "" {
 		// The caller's time may be up; giving back has its own.
 		back := context.WithoutCancel(ctx)
-		if berr := h.GiveBack(back, uuid); berr != nil {
+		if berr := h.GiveBack(back, uuid); berr != nil && (!hook.OnlyStuck(berr) || !strings.Contains(reasons[0], "is stuck in the kernel")) {
 			reasons = append(reasons, "and the host could not be brought back wholly: "+berr.Error())
 		}
 		if rerr := h.Remember(uuid, n.Guest.Name, reasons); rerr != nil {

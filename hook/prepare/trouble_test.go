@@ -168,7 +168,7 @@ func TestStuckFunctionIsRefused(t *testing.T) {
 			return err
 		})
 	}
-	if err := run(); err == nil || !strings.Contains(err.Error(), "is stuck") {
+	if err := run(); err == nil || !strings.Contains(err.Error(), "is stuck in the kernel") {
 		t.Errorf("the first prepare: %v", err)
 	}
 	first := writes

@@ -41,6 +41,8 @@
 //	pci         ADDRESS class= id= sub= rev= driver= override= group= numa= boot_vga= reset=flr,bus power= d3cold= status=
 //	            a function that is indented lies behind the bridge above it
 //	cgroups     PATH subtree=cpuset,cpu cpus=LIST allowed=LIST (AllowedCPUs of the unit file); "/" comes first
+//	units       NAME active|inactive|failed|activating, of the service manager; a unit that is not listed runs if
+//	            processes are in its control group
 //	mounts      lines as in /proc/mounts, for what is not always there
 //	devices     PATH c|b MAJOR:MINOR MODE [UID:GID]
 //	links       PATH -> TARGET

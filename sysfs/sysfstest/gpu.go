@@ -77,6 +77,14 @@ func (h *Host) addNodesOf(d *pciDevice) {
 		h.link(dir+"/subsystem", "/sys/class/"+n.subsystem)
 		h.inodes[h.put(dev, inode{mode: syscall.S_IFCHR | 0o660, rdev: n.rdev})].gid = 26
 	}
+	for _, pid := range h.pids() {
+		// Who let go of a sound card opens it again when udev shows it.
+		p := h.processes[pid]
+		if back := slices.ContainsFunc(p.reopens, func(f string) bool { return h.find(f) == noNode }); len(p.reopens) > 0 && !back {
+			p.fds, p.reopens = append(slices.Clone(p.fds), p.reopens...), nil
+			h.addProcess(p)
+		}
+	}
 	for _, c := range d.connectors {
 		f := strings.Split(c, ":")
 		card, _, _ := strings.Cut(f[0], "-")
@@ -294,7 +302,13 @@ func (h *Host) notifyUsers(d *pciDevice) {
 		return
 	}
 	for _, pid := range h.pids() {
-		if h.processes[pid].letsGo {
+		if p := h.processes[pid]; p.letsGo {
+			for _, f := range p.fds {
+				if strings.HasPrefix(f, "/dev/snd/") {
+					p.reopens = append(slices.Clone(p.reopens), f)
+				}
+			}
+			h.processes[pid] = p
 			h.closes(pid, func(f string) bool { return strings.HasPrefix(f, "/dev/snd/") })
 		}
 	}
@@ -348,12 +362,35 @@ func (p *parser) consoles(lines []string) error {
 				return "0\n", nil
 			},
 			store: func(h *Host, v string) error {
-				h.consoles[id].bound = strings.TrimSpace(v) == "1"
+				h.bindConsole(id, strings.TrimSpace(v) == "1")
 				return nil
 			},
 		})
 	}
 	return p.err
+}
+
+// bindConsole is vt_bind and vt_unbind: a driver is bound only in place of one that was built for the boot, "(S)"; in place
+// of one that is unbound comes the first other.
+func (h *Host) bindConsole(id string, bound bool) {
+	system := false
+	for _, c := range h.consoles {
+		system = system || strings.HasPrefix(c.name, "(S)")
+	}
+	switch c := h.consoles[id]; {
+	case bound && system:
+		for _, o := range h.consoles {
+			o.bound = o == c
+		}
+	case !bound && c.bound && strings.HasPrefix(c.name, "(M)"):
+		c.bound = false
+		for _, o := range slices.Sorted(maps.Keys(h.consoles)) {
+			if o != id {
+				h.consoles[o].bound = true
+				return
+			}
+		}
+	}
 }
 
 // platformFB is the frame buffer that the firmware left.

@@ -172,7 +172,9 @@ func (h *Host) change(c Change, do func() error) error {
 	if before != nil {
 		err = before(c)
 	}
-	h.waitDriver(c)
+	if err == nil {
+		h.waitDriver(c)
+	}
 	h.mu.Lock()
 	if err == nil {
 		err = do()

@@ -102,7 +102,8 @@ type process struct {
 	cgroup   string
 	fds      []string // paths that it has open, from descriptor 3
 	maps     []string // device nodes that it has mapped
-	letsGo   bool     // closes sound nodes when their card goes
+	letsGo   bool     // closes sound nodes when their card goes, and opens them again
+	reopens  []string // those that it has closed
 	stubborn bool     // does not end by SIGTERM
 }
 

@@ -13,8 +13,8 @@ import (
 	"qemu-hook/systemd"
 )
 
-// Systemd is the host's service manager, as far as AllowedCPUs goes: the property of each unit, the drop-in that a
-// setting at runtime leaves, and the control group of the unit.
+// Systemd is the host's service manager, as far as AllowedCPUs and running go: the property of each unit, the drop-in
+// that a setting at runtime leaves, the control group of the unit and the processes in it; and systemd-logind's sessions.
 type Systemd struct {
 	h *Host
 
@@ -22,9 +22,10 @@ type Systemd struct {
 	Err error
 	// Refuse, if not nil, is asked before a unit's property is set.
 	Refuse func(unit string, cpus cpuset.Set) error
-	// FailJob, if not nil, is asked before a unit is stopped or started.
+	// FailJob, if not nil, is asked before a unit is stopped or started; the verb is "stop" or "start". An error's text
+	// is how the job ends then: "failed", "timeout", "canceled", "dependency".
 	FailJob func(unit, verb string) error
-	// ShutsDown says that the host is going down.
+	// ShutsDown says that the host is going down: nothing can be started.
 	ShutsDown bool
 	// Stale says when clearing the property leaves the old set in the control group (systemd issue 43846).
 	Stale Stale

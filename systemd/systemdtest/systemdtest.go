@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,12 +29,31 @@ const (
 	unitRoot = root + "/unit"
 	property = "AllowedCPUs"
 
+	login     = "org.freedesktop.login1"
+	loginRoot = "/org/freedesktop/login1"
+
 	patience = 10 * time.Second // with the bus, to begin
 )
 
-// Serve starts a bus of its own (dbus-daemon, which is to be installed) and answers on it as systemd does, with what
-// m says: the properties of units, and their setting at runtime. It returns the bus' address, for
-// DBUS_SYSTEM_BUS_ADDRESS. All ends with the test; m is not closed.
+// Never is the Result of a [systemd.JobError] for a job that does not end.
+const Never = "never"
+
+// A Stater is a manager that says more of a unit than whether it runs: its LoadState and ActiveState, and the number of
+// the job that is queued for it, 0 for none.
+type Stater interface {
+	UnitState(ctx context.Context, unit string) (load, active string, job uint32, err error)
+}
+
+// A Resetter is a manager that is told of ResetFailedUnit.
+type Resetter interface {
+	ResetFailed(ctx context.Context, unit string) error
+}
+
+// Serve starts a bus of its own (dbus-daemon, which is to be installed) and answers on it as systemd and systemd-logind
+// do, with what m says: the properties of units and their setting at runtime, jobs, the system's state, the end of
+// sessions. m may be a [Stater] and a [Resetter] too. A [systemd.JobError] of m is how a job ends; any other error is the
+// refusal of the call. Serve returns the bus' address, for DBUS_SYSTEM_BUS_ADDRESS. All ends with the test; m is not
+// closed.
 //
 // Without dbus-daemon the test is skipped; it fails where QEMU_HOOK_CI is set.
 func Serve(t testing.TB, m systemd.Manager) (address string) {
@@ -47,24 +68,18 @@ func Serve(t testing.TB, m systemd.Manager) (address string) {
 		t.Fatalf("cannot connect to the bus: %v", err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	s := &service{ctx, m}
-	for _, err := range []error{
-		conn.ExportMethodTable(map[string]any{
-			"SetUnitProperties": s.setUnitProperties,
-			"GetUnit":           s.getUnit,
-			"LoadUnit":          s.getUnit,
-		}, root, name+".Manager"),
-		conn.ExportSubtreeMethodTable(map[string]any{
-			"Get":    s.get,
-			"GetAll": s.getAll,
-		}, unitRoot, "org.freedesktop.DBus.Properties"),
-	} {
-		if err != nil {
-			t.Fatalf("cannot export systemd's objects: %v", err)
-		}
+	s := &service{ctx: ctx, m: m, conns: []*dbus.Conn{conn}}
+	err = s.export(conn)
+	if err == nil {
+		err = conn.ExportMethodTable(map[string]any{"TerminateSession": s.terminateSession}, loginRoot, login+".Manager")
 	}
-	if reply, err := conn.RequestName(name, dbus.NameFlagDoNotQueue); err != nil || reply != dbus.RequestNameReplyPrimaryOwner {
-		t.Fatalf("cannot own %s on the bus: %v, %v", name, reply, err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{name, login} {
+		if reply, err := conn.RequestName(name, dbus.NameFlagDoNotQueue); err != nil || reply != dbus.RequestNameReplyPrimaryOwner {
+			t.Fatalf("cannot own %s on the bus: %v, %v", name, reply, err)
+		}
 	}
 	return address
 }
@@ -145,8 +160,129 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 
 // service answers calls.
 type service struct {
-	ctx context.Context
-	m   systemd.Manager
+	ctx  context.Context
+	m    systemd.Manager
+	jobs atomic.Uint32
+
+	mu    sync.Mutex
+	conns []*dbus.Conn // that hear signals
+}
+
+// export makes systemd's objects answer on a connection.
+func (s *service) export(conn *dbus.Conn) error {
+	const properties = "org.freedesktop.DBus.Properties"
+	for _, err := range []error{
+		conn.ExportMethodTable(map[string]any{
+			"SetUnitProperties": s.setUnitProperties,
+			"GetUnit":           s.getUnit,
+			"LoadUnit":          s.getUnit,
+			"StopUnit":          s.stopUnit,
+			"StartUnit":         s.startUnit,
+			"ResetFailedUnit":   s.resetFailed,
+		}, root, name+".Manager"),
+		conn.ExportMethodTable(map[string]any{"Get": s.getManager}, root, properties),
+		conn.ExportSubtreeMethodTable(map[string]any{"Get": s.get, "GetAll": s.getAll}, unitRoot, properties),
+	} {
+		if err != nil {
+			return fmt.Errorf("cannot export systemd's objects: %w", err)
+		}
+	}
+	return nil
+}
+
+// removed tells everybody that a job is no more.
+func (s *service) removed(id uint32, unit, result string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.conns {
+		_ = conn.Emit(root, name+".Manager.JobRemoved", id, jobPath(id), unit, result)
+	}
+}
+
+// startUnit and stopUnit are those of org.freedesktop.systemd1.Manager.
+func (s *service) startUnit(unit, mode string) (dbus.ObjectPath, *dbus.Error) {
+	return s.job(unit, mode, s.m.StartUnit)
+}
+
+func (s *service) stopUnit(unit, mode string) (dbus.ObjectPath, *dbus.Error) {
+	return s.job(unit, mode, s.m.StopUnit)
+}
+
+// job answers with a job's path and says by the signal JobRemoved how it ended. On its way through the bus the signal may
+// be faster than the answer.
+func (s *service) job(unit, mode string, do func(context.Context, string) error) (dbus.ObjectPath, *dbus.Error) {
+	if mode != "replace" {
+		return "", refusal("org.freedesktop.DBus.Error.InvalidArgs", "Job mode "+mode+" invalid.")
+	}
+	result := "done"
+	if err := do(s.ctx, unit); err != nil {
+		var failed *systemd.JobError
+		if !errors.As(err, &failed) {
+			return "", failure(err)
+		}
+		result = failed.Result
+	}
+	id := s.jobs.Add(1)
+	if result != Never {
+		go s.removed(id, unit, result)
+	}
+	return jobPath(id), nil
+}
+
+func jobPath(id uint32) dbus.ObjectPath {
+	if id == 0 {
+		return "/"
+	}
+	return dbus.ObjectPath(fmt.Sprintf("%s/job/%d", root, id))
+}
+
+// resetFailed is org.freedesktop.systemd1.Manager.ResetFailedUnit.
+func (s *service) resetFailed(unit string) *dbus.Error {
+	r, ok := s.m.(Resetter)
+	if !ok {
+		return nil
+	}
+	if err := r.ResetFailed(s.ctx, unit); err != nil {
+		return failure(err)
+	}
+	return nil
+}
+
+// getManager is org.freedesktop.DBus.Properties.Get of the manager.
+func (s *service) getManager(iface, prop string) (dbus.Variant, *dbus.Error) {
+	if iface != name+".Manager" || prop != "SystemState" {
+		return dbus.Variant{}, refusal("org.freedesktop.DBus.Error.UnknownProperty", "Unknown property or interface.")
+	}
+	state := "running"
+	stopping, err := s.m.Stopping(s.ctx)
+	if err != nil {
+		return dbus.Variant{}, failure(err)
+	}
+	if stopping {
+		state = "stopping"
+	}
+	return dbus.MakeVariant(state), nil
+}
+
+// terminateSession is org.freedesktop.login1.Manager.TerminateSession.
+func (s *service) terminateSession(id string) *dbus.Error {
+	if err := s.m.EndSession(s.ctx, id); err != nil {
+		return failure(err)
+	}
+	return nil
+}
+
+// state is what the manager says of a unit.
+func (s *service) state(unit string) (load, active string, job uint32, err error) {
+	if m, ok := s.m.(Stater); ok {
+		return m.UnitState(s.ctx, unit)
+	}
+	active = "inactive"
+	runs, err := s.m.UnitRuns(s.ctx, unit)
+	if runs {
+		active = "active"
+	}
+	return "loaded", active, 0, err
 }
 
 // failure turns a manager's error into a reply.
@@ -154,6 +290,10 @@ func failure(err error) *dbus.Error {
 	var reply dbus.Error
 	if errors.As(err, &reply) {
 		return &reply
+	}
+	var plain *systemd.ReplyError
+	if errors.As(err, &plain) {
+		return refusal(plain.Name, plain.Message+".")
 	}
 	return refusal("org.freedesktop.DBus.Error.Failed", err.Error())
 }
@@ -216,7 +356,19 @@ func (s *service) getAll(msg dbus.Message, iface string) (map[string]dbus.Varian
 	}
 	switch iface {
 	case name + ".Unit":
-		return map[string]dbus.Variant{"Id": dbus.MakeVariant(unit)}, nil
+		load, active, job, err := s.state(unit)
+		if err != nil {
+			return nil, failure(err)
+		}
+		return map[string]dbus.Variant{
+			"Id":          dbus.MakeVariant(unit),
+			"LoadState":   dbus.MakeVariant(load),
+			"ActiveState": dbus.MakeVariant(active),
+			"Job": dbus.MakeVariant(struct {
+				ID   uint32
+				Path dbus.ObjectPath
+			}{job, jobPath(job)}),
+		}, nil
 	case name + "." + unitType(unit):
 	default:
 		return nil, refusal("org.freedesktop.DBus.Error.UnknownInterface", "Unknown interface "+iface+".")

@@ -4,11 +4,12 @@ node=$(basename "${PCI}01:00.1"/sound/card*)
 helper hold "/dev/snd/control${node/card/C}"
 define win
 began=$SECONDS
-refused win "2 reasons, the first: 0000:01:00.1 is stuck: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s"
-grep -q "labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open; close that, and it comes free by itself" <(qemu-hook status) ||
-	fail "status does not name the program"
+sentence="0000:01:00.1 is stuck in the kernel: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s, \
+because labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open"
+refused win "$sentence"
 echo "refused in $((SECONDS - began)) s"
-refused win "0000:01:00.1 is stuck in the kernel: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s"
+qemu-hook status | grep "close that, and it comes free by itself" || fail "status does not say what to do"
+refused win "$sentence"
 end_helper "$HELPER"
 until_true 60 no_hook
 qemu-hook recover
