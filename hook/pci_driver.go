@@ -492,7 +492,7 @@ func (h *Host) stuckAt(ctx context.Context, address string, nodes []sysfs.Device
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
 	defer cancel()
 	if users := h.usersOfNodes(ctx, address, nodes); len(users) > 0 {
-		w.Why = fmt.Sprintf("%s, because %s; close that, and it comes free by itself", wedged.what(), DescribeUsers(h.FS, users))
+		w.Why = fmt.Sprintf("%s; close that, and it comes free by itself; %s", DescribeUsers(h.FS, users), wedged.what())
 	}
 	if h.Ledger.Wedged == nil {
 		h.Ledger.Wedged = map[string]*Wedge{}

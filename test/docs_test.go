@@ -208,3 +208,34 @@ func TestCommandsOfCI(t *testing.T) {
 		}
 	}
 }
+
+// TestPitfalls looks for a test of each way in which handing a card over is known to go wrong: its comment names the number in
+// the project's list of pitfalls.
+func TestPitfalls(t *testing.T) {
+	files, err := filepath.Glob("../*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("../*/*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	comment := regexp.MustCompile(`(?m)^\s*// Pitfalls? ([0-9, and]+)[:.]`)
+	for _, file := range append(files, more...) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range comment.FindAllStringSubmatch(string(b), -1) {
+			for _, n := range regexp.MustCompile("[0-9]+").FindAllString(m[1], -1) {
+				named[n] = true
+			}
+		}
+	}
+	for _, n := range []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 19, 29, 30} {
+		if !named[strconv.Itoa(n)] {
+			t.Errorf("no test names pitfall %d", n)
+		}
+	}
+}

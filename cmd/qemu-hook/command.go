@@ -167,20 +167,25 @@ func runOp(op string) func(options, []string) error {
 			out("%s holds nothing", n.Guest.Name)
 			return nil
 		}
-		warnTo := h.Log
-		h.Log = func(s hook.Severity, msg string) {
-			if s == hook.Warning { // errors are the command's to print
-				warnf("%s", msg)
-			}
-			if warnTo != nil {
-				warnTo(s, msg)
-			}
-		}
+		warnOnStderr(h)
 		if err := act(h, o, op, n, hook.Caller{ByHand: true}); err != nil {
 			return err
 		}
 		out("%s: %s done", n.Guest.Name, op)
 		return nil
+	}
+}
+
+// warnOnStderr has the host's warnings printed as well as logged; errors are the command's to print.
+func warnOnStderr(h *hook.Host) {
+	log := h.Log
+	h.Log = func(s hook.Severity, msg string) {
+		if s == hook.Warning {
+			warnf("%s", msg)
+		}
+		if log != nil {
+			log(s, msg)
+		}
 	}
 }
 

@@ -241,15 +241,7 @@ func changeByHand(o options, what string, args []string, f func(context.Context,
 	if h.Config, err = loadConfig(h, o); err != nil {
 		return err
 	}
-	warnTo := h.Log
-	h.Log = func(s hook.Severity, msg string) {
-		if s == hook.Warning {
-			warnf("%s", msg)
-		}
-		if warnTo != nil {
-			warnTo(s, msg)
-		}
-	}
+	warnOnStderr(h)
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -368,6 +368,109 @@ func TestSound(t *testing.T) {
 	})
 }
 
+// Pitfalls 1 and 10: a program that keeps the sound open is named within seconds, the driver's write is left to the kernel, and
+// when the program lets go everything comes back.
+func TestSoundThatStays(t *testing.T) {
+	t.Parallel()
+	for _, node := range []string{"/dev/snd/controlC1", "/dev/snd/pcmC1D3p"} {
+		t.Run(node, func(t *testing.T) {
+			t.Parallel()
+			r := busy(t, "PROCESSES=2000 cgroup=/system.slice/recorder.service open="+node+" arecord arecord")
+			r.configure(`services.stop = ["ollama.service"]`)
+			before := r.snapshot()
+			r.inline = true
+			err := r.prepare(card())
+			if err == nil || !strings.Contains(err.Error(), "0000:08:00.1 is stuck in the kernel: ") ||
+				!strings.Contains(err.Error(), "0000:08:00.1 is stuck in the kernel: arecord (pid 2000, recorder.service) has "+node+" open; close that, and it comes free by itself") {
+				t.Fatalf("prepare: %v", err)
+			}
+			if d := r.driver("0000:08:00.0"); d != "nvidia" {
+				t.Errorf("the display function is on %q", d)
+			}
+			if runs, _ := r.model.Systemd().UnitRuns(context.Background(), "ollama.service"); !runs {
+				t.Error("the unit does not run again")
+			}
+			if err := r.prepare(card()); err == nil || !strings.Contains(err.Error(), "is stuck in the kernel") {
+				t.Errorf("the next prepare: %v", err)
+			}
+			r.model.Closes(2000, node)
+			if !r.model.WaitIdle(5 * time.Second) {
+				t.Fatal("the write has not returned")
+			}
+			// In one process there is no worker to be gone: that it is, is forgotten here by hand.
+			if err := r.locked(func(h *hook.Host) error { h.Ledger.Wedged = nil; return h.SaveLedger() }); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.release(card()); err != nil {
+				t.Errorf("release: %v", err)
+			}
+			r.model.Opens(2000, node)
+			r.wantAsBefore(before, "once it has let go")
+		})
+	}
+}
+
+// A hybrid laptop: the panel is on the other GPU, the card sleeps and drives nothing.
+func TestHybridLaptop(t *testing.T) {
+	busy(t, "CARD=status=suspended", "FB0=pci0000:00/0000:00:01.0/0000:03:00.0").wantGoesAndComes(card())
+}
+
+// Two guests, a card each: a unit that both have stopped runs again after the second, whichever that is.
+func TestTwoGuestsShareAUnit(t *testing.T) {
+	for _, first := range []int{0, 1} {
+		r := busy(t, "SECOND=0000:09:00.0 class=0300 id=8086:56a0 driver=i915 group=19 nodes=drm:card2:226:2")
+		r.configure(`services.stop = ["ollama.service"]`)
+		before := r.snapshot()
+		guests := []*domain.Needs{card(), card("0000:09:00.0")}
+		guests[1].Guest = domain.Guest{Name: "second", UUID: "6f0c1f5a-54c3-4c0e-9a35-2c1a8a8d1e02"}
+		runs := func() bool {
+			runs, err := r.model.Systemd().UnitRuns(context.Background(), "ollama.service")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return runs
+		}
+		for _, g := range guests {
+			if err := r.prepare(g); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.release(guests[first]); err != nil {
+			t.Fatal(err)
+		}
+		if runs() {
+			t.Error("the unit runs under the other guest")
+		}
+		if err := r.release(guests[1-first]); err != nil {
+			t.Fatal(err)
+		}
+		if !runs() {
+			t.Error("the unit does not run again")
+		}
+		r.wantAsBefore(before, "after both")
+	}
+}
+
+// A guest after a card that another has: refused, and nothing of the first is touched.
+func TestSameCardTwice(t *testing.T) {
+	r := busy(t)
+	if err := r.prepare(card()); err != nil {
+		t.Fatal(err)
+	}
+	thief := card("0000:08:00.1")
+	thief.Guest = domain.Guest{Name: "thief", UUID: "6f0c1f5a-54c3-4c0e-9a35-2c1a8a8d1e02"}
+	changes := r.model.Changes()
+	if err := r.prepare(thief); err == nil || !strings.Contains(err.Error(), "is taken by guest win11") {
+		t.Errorf("prepare: %v", err)
+	}
+	if err := r.release(thief); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	if n := r.model.Changes() - changes; n != 0 {
+		t.Errorf("the first guest's host was touched (%d changes)", n)
+	}
+}
+
 // Pitfall 5: with another NVIDIA card on the host nothing is unloaded: the card is unbound, proven unused.
 func TestSecondNVIDIACard(t *testing.T) {
 	const second = "SECOND=0000:09:00.0 class=0300 id=10de:2504 driver=nvidia group=19 minor=1 nodes=drm:card2:226:2"
@@ -807,5 +910,15 @@ func TestBusyWithFaults(t *testing.T) {
 			t.Run("release", func(t *testing.T) { refuseEachWriteOfRelease(t, r, test.needs) })
 			t.Run("killed", func(t *testing.T) { killAtEachWrite(t, r, test.needs) })
 		})
+	}
+}
+
+// Pitfall 7: an override that was there before is there again, and one that was not is cleared, which takes a newline.
+func TestOverrideComesBack(t *testing.T) {
+	busy(t, "CARD=override=nvidia").wantGoesAndComes(card())
+	r := busy(t)
+	r.wantGoesAndComes(card())
+	if v, err := r.model.FS().PCIOverride("0000:08:00.0"); v != "" || err != nil {
+		t.Errorf("the override is %q, %v", v, err)
 	}
 }

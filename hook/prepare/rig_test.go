@@ -60,6 +60,7 @@ type rig struct {
 	state  string
 	config *hook.Config
 	stale  sysfstest.Stale
+	inline bool // slow writes have deadlines, as in the program's worker
 }
 
 func newRig(t *testing.T, host string) *rig {
@@ -106,7 +107,12 @@ func (r *rig) host() *hook.Host {
 
 func (r *rig) locked(f func(h *hook.Host) error) error {
 	h := r.host()
-	slow := func(*os.File) hook.SlowWriter { return direct{h.FS} }
+	slow := func(*os.File) hook.SlowWriter {
+		if r.inline {
+			return hook.Inline{FS: h.FS}
+		}
+		return direct{h.FS}
+	}
 	return h.Locked(context.Background(), "test", slow, func() error { return f(h) })
 }
 

@@ -4,11 +4,10 @@ node=$(basename "${PCI}01:00.1"/sound/card*)
 helper hold "/dev/snd/control${node/card/C}"
 define win
 began=$SECONDS
-sentence="0000:01:00.1 is stuck in the kernel: writing \"0000:01:00.1\" to /sys/bus/pci/drivers/snd_hda_intel/unbind has not returned for <N>s, \
-because labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open"
+sentence="0000:01:00.1 is stuck in the kernel: labtool (pid $HELPER, lab-agent.service) has /dev/snd/control${node/card/C} open; close that, and it comes free by itself"
 refused win "$sentence"
 echo "refused in $((SECONDS - began)) s"
-qemu-hook status | grep "close that, and it comes free by itself" || fail "status does not say what to do"
+qemu-hook status | grep "^problem: .*close that, and it comes free by itself" || fail "status does not say what to do"
 refused win "$sentence"
 end_helper "$HELPER"
 until_true 60 no_hook
