@@ -60,7 +60,9 @@ func TestREADMEKeys(t *testing.T) {
 func TestREADMEConfigs(t *testing.T) {
 	fence := regexp.MustCompile("(?ms)^```toml\n(.*?)^```")
 	n := 0
-	for _, name := range []string{"README.md", "docs/manual.md"} {
+	for _, name := range []string{
+		"README.md", "docs/manual.md", "docs/compositor.md", "docs/vfio-at-boot.md", "docs/single-gpu.md", "docs/laptops.md", "docs/amd-reset.md",
+	} {
 		for _, m := range fence.FindAllStringSubmatch(readDoc(t, name), -1) {
 			n++
 			if _, err := hook.ParseConfig(name, []byte(m[1])); err != nil {

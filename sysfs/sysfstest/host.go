@@ -35,14 +35,15 @@ type Host struct {
 	processes map[int]process
 	services  map[string]*unit // by name
 	consoles  map[string]*vtconsole
-	platform  []*platformFB
+	platform  []*framebuffer
 
 	cgroups map[string]*cgroup // by path, "/" is the root
 	units   map[string]cpuset.Set
 	handed  []string // groups whose children systemd gave the cpuset controller
 
-	ended   bool // Close was called: nothing waits any more
-	under   int  // changes under way
+	cond    *sync.Cond // what somebody may wait for has changed
+	ends    int        // calls of Close: each ends all waiting
+	under   int        // changes under way
 	changes int
 	before  func(Change) error
 	after   func(Change) error
@@ -66,6 +67,7 @@ func (h *Host) Clone() *Host {
 		modules: make(map[string]*module, len(h.modules)), loadOrder: slices.Clone(h.loadOrder),
 		cgroups: make(map[string]*cgroup, len(h.cgroups)), units: maps.Clone(h.units), handed: slices.Clone(h.handed),
 	}
+	c.cond = sync.NewCond(&c.mu)
 	c.processes = maps.Clone(h.processes)
 	c.services = make(map[string]*unit, len(h.services))
 	for k, v := range h.services {
@@ -172,12 +174,9 @@ func (h *Host) change(c Change, do func() error) error {
 	if before != nil {
 		err = before(c)
 	}
-	if err == nil {
-		h.waitDriver(c)
-	}
 	h.mu.Lock()
 	if err == nil {
-		err = do()
+		err = do() // may wait, for what await says, and gives the lock back meanwhile
 	}
 	h.under--
 	after := h.after

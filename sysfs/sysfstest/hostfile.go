@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/tools/txtar"
@@ -33,6 +34,7 @@ func Parse(name string, data []byte) (*Host, error) {
 		processes: map[int]process{}, services: map[string]*unit{}, consoles: map[string]*vtconsole{},
 		modules: map[string]*module{}, cgroups: map[string]*cgroup{}, units: map[string]cpuset.Set{},
 	}
+	h.cond = sync.NewCond(&h.mu)
 	h.newNode(inode{mode: syscall.S_IFDIR | 0o755})
 	p := &parser{h: h, sections: map[string][]string{}}
 	for _, f := range a.Files {
@@ -112,6 +114,10 @@ func (p *parser) kernel(lines []string) error {
 			k.controllers = strings.Fields(v)
 		case "nvidia_smi":
 			k.nvidiaSMI = v
+		case "vfio_pm":
+			k.vfioPM = v == "yes"
+		case "drops_modeset_count":
+			k.dropsModeset = append([]string{}, strings.Fields(v)...)
 		default:
 			return fmt.Errorf("unknown key %q", key)
 		}
@@ -283,7 +289,7 @@ func (p *parser) pci(lines []string) error {
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
 		p.known(l, v, "class", "id", "sub", "rev", "driver", "override", "group", "numa", "boot_vga", "reset", "power",
-			"d3cold", "status", "nodes", "connectors", "minor", "bars", "persistence")
+			"d3cold", "status", "nodes", "connectors", "minor", "bars", "persistence", "kfd", "vfs", "virtfn")
 		addr := words[0]
 		if len(words) != 1 || len(addr) < 12 || strings.Count(addr, ":") != 2 {
 			return fmt.Errorf("cannot read %q", l)
@@ -311,28 +317,37 @@ func (p *parser) pci(lines []string) error {
 			subVendor: hex(subVendor), subID: hex(subID), revision: hex(one(v, "rev", "0")),
 			numa: int(p.number(one(v, "numa", "-1"), 10)), group: one(v, "group", ""), override: one(v, "override", ""),
 			reset: strings.ReplaceAll(one(v, "reset", ""), ",", " "), control: one(v, "power", "auto"),
-			d3cold: one(v, "d3cold", "1"), suspended: one(v, "status", "active") == "suspended",
+			d3cold: one(v, "d3cold", "1"), bars: p.bars(v["bars"]),
+			persistence: one(v, "persistence", "off") == "on", minor: int(p.number(one(v, "minor", "-1"), 10)),
+			vfs: commas(v["virtfn"]),
 		}
-		p.gpu(d, v)
+		d.control0 = d.control
 		if d.class>>8 == 0x0300 {
 			d.bootVGA = one(v, "boot_vga", "0")
 		}
 		stack = append(stack, above{indent, d.path})
-		suspended := d.suspended
 		p.h.addPCI(d)
-		if name := one(v, "driver", ""); name != "" {
-			drv := p.h.driver(name)
-			if drv == nil {
-				return fmt.Errorf("%s: no module that is loaded has the driver %s", addr, name)
-			}
-			if err := p.h.probe(drv, d); err != nil {
-				return fmt.Errorf("%s: driver %s: %w", addr, name, err)
-			}
-			d.suspended, d.home = suspended, name
-			p.h.addNodesOf(d)
+		name := one(v, "driver", "")
+		drv := p.h.driver(name)
+		switch {
+		case drv == nil && name != "":
+			return fmt.Errorf("%s: no module that is loaded has the driver %s", addr, name)
+		case drv != nil && !drv.vfio:
+			d.home = name
 		}
+		if err := p.addNodesOf(d, v); err != nil {
+			return fmt.Errorf("%s: %w", addr, err)
+		}
+		if drv != nil {
+			if err := p.h.probe(drv, d); err != nil {
+				return fmt.Errorf("%s: driver %s: %w", addr, drv.name, err)
+			}
+		}
+		d.control = d.control0
+		d.suspended = one(v, "status", "active") == "suspended"
+		d.cold = d.suspended && d.d3cold == "1" && d.control == "auto"
 	}
-	return p.err
+	return p.virtualFunctions(lines)
 }
 
 func (p *parser) cgroups(lines []string) error {

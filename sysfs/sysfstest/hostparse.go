@@ -175,7 +175,7 @@ func (p *parser) processes(lines []string) error {
 		}
 		p.h.addProcess(process{
 			pid: int(p.number(words[0], 10)), uid: int(p.number(one(v, "uid", "0"), 10)), comm: words[1],
-			cmdline: words[2:], cgroup: one(v, "cgroup", "/"), fds: commas(v["open"]), maps: commas(v["maps"]),
+			cmdline: words[2:], cgroup: one(v, "cgroup", "/"), fds: append(heldFiles(commas(v["open"])), mappings(commas(v["maps"]))...),
 			letsGo: one(v, "lets_go", "no") == "yes", stubborn: one(v, "stubborn", "no") == "yes",
 		})
 	}

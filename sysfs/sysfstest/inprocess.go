@@ -146,11 +146,12 @@ func (h *Host) copyOut(n Node, to string) error {
 	return nil
 }
 
-// Close removes the copies that Local made.
+// Close removes the copies that Local made, and ends all waiting for a driver that is still busy.
 func (h *Host) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ended = true
+	h.ends++
+	h.stir()
 	if h.local == "" {
 		return nil
 	}

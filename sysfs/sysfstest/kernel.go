@@ -3,7 +3,6 @@ package sysfstest
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,17 +12,20 @@ import (
 
 // kernel is what does not fit elsewhere: the running kernel and how the machine was set up. Never changed after Parse.
 type kernel struct {
-	release     string
-	modules     string   // directory of its modules
-	modprobe    string   // path of modprobe, for /proc/sys/kernel/modprobe
-	programs    []string // what of the tree can be executed
-	nvidiaSMI   string   // path of nvidia-smi, "" if there is none
-	cmdline     string
-	bootID      string
-	systemd     bool
-	keepsCPUs   bool                  // cpuset.cpus cannot be emptied
-	controllers []string              // of the unified hierarchy; none if the host has only the old one
-	allowed     map[string]cpuset.Set // AllowedCPUs of unit files
+	release   string
+	modules   string   // directory of its modules
+	modprobe  string   // path of modprobe, for /proc/sys/kernel/modprobe
+	programs  []string // what of the tree can be executed
+	nvidiaSMI string   // path of nvidia-smi, "" if there is none
+	vfioPM    bool     // vfio-pci has what it holds sleep when it is idle
+	// dropsModeset are versions of NVIDIA's driver that have nvidia_drm let go of a single card; nil for what is known.
+	dropsModeset []string
+	cmdline      string
+	bootID       string
+	systemd      bool
+	keepsCPUs    bool                  // cpuset.cpus cannot be emptied
+	controllers  []string              // of the unified hierarchy; none if the host has only the old one
+	allowed      map[string]cpuset.Set // AllowedCPUs of unit files
 }
 
 // addKernel makes /proc and what else every host has.
@@ -45,6 +47,7 @@ func (h *Host) addKernel() {
 	h.text("/proc/sys/kernel/modprobe", 0o644, k.modprobe+"\n")
 	// In the order of loading, which a module that was away changes; which there are stands in /sys/module.
 	h.rule("/proc/modules", &attr{noise: true, show: (*Host).procModules})
+	h.rule("/proc/devices", &attr{show: (*Host).procDevices})
 	h.rule("/proc/meminfo", &attr{noise: true, show: func(h *Host) (string, error) { return h.meminfo(), nil }})
 	h.rule("/proc/sys/vm/drop_caches", &attr{store: func(h *Host, v string) error {
 		n, err := strconv.ParseUint(strings.TrimSpace(v), 10, 64)
@@ -100,15 +103,14 @@ type process struct {
 	comm     string
 	cmdline  []string
 	cgroup   string
-	fds      []string // paths that it has open, from descriptor 3
-	maps     []string // device nodes that it has mapped
-	letsGo   bool     // closes sound nodes when their card goes, and opens them again
-	reopens  []string // those that it has closed
-	stubborn bool     // does not end by SIGTERM
+	fds      []heldFile
+	left     []heldFile // what it opens when it is there again
+	letsGo   bool       // closes sound nodes when their card goes
+	stubborn bool       // does not end by SIGTERM
 }
 
 func (h *Host) addProcess(p process) {
-	h.erase(fmt.Sprintf("/proc/%d/fd", p.pid))
+	h.resolve(&p)
 	h.processes[p.pid] = p
 	dir := fmt.Sprintf("/proc/%d/", p.pid)
 	h.value(dir+"comm", p.comm)
@@ -118,11 +120,11 @@ func (h *Host) addProcess(p process) {
 		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, p.started()))
 	h.text(dir+"status", 0o444, fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t1\n"+
 		"Uid:\t%[3]d\t%[3]d\t%[3]d\t%[3]d\n", p.comm, p.pid, p.uid))
-	h.text(dir+"maps", 0o444, h.mapsText(p))
-	h.inodes[h.mkdir(path.Clean(dir+"fd"))].mode = syscall.S_IFDIR | 0o500
-	for i, f := range p.fds {
-		h.put(fmt.Sprintf("%sfd/%d", dir, 3+i), inode{mode: syscall.S_IFLNK | 0o700, data: f})
-	}
+	pid := p.pid
+	h.rule(dir+"maps", &attr{noise: true, show: func(h *Host) (string, error) { return h.mapsText(pid), nil }})
+	h.showFiles(p)
+	h.reopen()
+	h.stir()
 }
 
 // A Process is a process of the host, for [Host.AddProcess].
@@ -133,7 +135,7 @@ type Process struct {
 	Cgroup   string   // "/system.slice/x.service"
 	Open     []string // paths it holds open
 	Maps     []string // device nodes it has mapped
-	LetsGo   bool     // closes sound nodes when their card goes
+	LetsGo   bool     // closes sound nodes when their card goes, opens them again when it comes
 	Stubborn bool     // does not end by SIGTERM
 }
 
@@ -142,27 +144,16 @@ func (h *Host) AddProcess(p Process) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.addProcess(process{
-		pid: p.PID, uid: p.UID, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup, fds: slices.Clone(p.Open),
-		letsGo: p.LetsGo, stubborn: p.Stubborn, maps: p.Maps,
+		pid: p.PID, uid: p.UID, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup,
+		fds: append(heldFiles(p.Open), mappings(p.Maps)...), letsGo: p.LetsGo, stubborn: p.Stubborn,
 	})
 }
 
-// RemoveProcess ends a process: its /proc/PID goes.
+// RemoveProcess ends a process: its /proc/PID goes, and what it has open is closed.
 func (h *Host) RemoveProcess(pid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.endProcess(pid)
-}
-
-// mapsText is /proc/PID/maps of a process that has device nodes mapped.
-func (h *Host) mapsText(p process) string {
-	var b strings.Builder
-	b.WriteString("00400000-00401000 r-xp 00000000 08:01 1 /bin/" + p.comm + "\n")
-	for _, m := range p.maps {
-		ino := h.find(m)
-		fmt.Fprintf(&b, "7f0000000000-7f0000001000 rw-s 00000000 00:01 %d %s\n", ino, m)
-	}
-	return b.String()
 }
 
 // SetFile gives a file a content, whatever stood there; a name that does not exist is made, with mode 0644.
@@ -220,6 +211,10 @@ func (h *Host) HardLink(old, name string) {
 func (h *Host) Remove(name string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if pid, err := strconv.Atoi(strings.TrimPrefix(name, "/proc/")); err == nil {
+		h.endProcess(pid)
+		return
+	}
 	h.erase(name)
 }
 

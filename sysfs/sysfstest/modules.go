@@ -79,6 +79,9 @@ func (h *Host) load(name string) error {
 	if m.driver != "" {
 		h.addDriver(&pciDriver{name: m.driver, module: name, vfio: m.vfio(), ids: m.ids()})
 	}
+	if name == nvidiaDRM {
+		h.drmChanged()
+	}
 	if name == "vfio" && h.find(vfioDir+"/vfio") == noNode {
 		h.device(vfioDir+"/vfio", syscall.S_IFCHR, 10, 196, 0o666)
 	}
@@ -105,7 +108,7 @@ func (h *Host) addModule(m *module) {
 	h.mkdir(moduleDir(name) + "/holders")
 }
 
-func (h *Host) refs(m *module) int { return m.used + len(h.holders(m.name)) + h.moduleUsers(m.name) }
+func (h *Host) refs(m *module) int { return m.used + len(h.holders(m.name)) + h.fileRefs(m) }
 
 // unload is modprobe -r: the module, then what it needed, as far as nobody else uses it.
 func (h *Host) unload(name string) error {
@@ -135,11 +138,32 @@ func (h *Host) unloadOne(m *module) {
 		h.removeDriver(m.driver)
 	}
 	m.loaded = false
+	if m.name == nvidiaDRM {
+		h.drmChanged()
+	}
 	h.loadOrder = slices.DeleteFunc(h.loadOrder, func(o string) bool { return o == m.name })
 	h.erase(moduleDir(m.name))
 	for _, d := range m.deps {
 		h.erase(moduleDir(d) + "/holders/" + m.name)
 	}
+	h.stir()
+}
+
+// UnloadModule implements sysfs.Kernel: delete_module(2) with O_NONBLOCK, which takes that one module only.
+func (k inProcess) UnloadModule(name string) error {
+	h := k.v.h
+	name = moduleName(name)
+	return h.change(Change{Op: "unload", Path: moduleDir(name)}, func() error {
+		m := h.modules[name]
+		switch {
+		case m == nil || !m.loaded:
+			return syscall.ENOENT
+		case h.refs(m) > 0:
+			return syscall.EAGAIN
+		}
+		h.unloadOne(m)
+		return nil
+	})
 }
 
 // modprobe runs modprobe(8) with its arguments.
@@ -238,35 +262,49 @@ func (e *ExitError) Unwrap() error { return e.Err }
 
 // Run executes a program of the host.
 func (v VFS) Run(name string, args []string, pid int) error {
+	_, err := v.Output(name, args, pid)
+	return err
+}
+
+// Output executes a program of the host and returns what it prints.
+func (v VFS) Output(name string, args []string, pid int) (out string, err error) {
 	v.h.mu.Lock()
 	n, err := v.h.walk(name, true)
 	known := err == nil && slices.Contains(v.h.kernel.programs, name)
 	v.h.mu.Unlock()
 	switch {
 	case err != nil:
-		return err
+		return "", err
 	case !known || v.Stat(n).Type() != syscall.S_IFREG:
-		return syscall.ENOEXEC
+		return "", syscall.ENOEXEC
 	}
 	c := Change{Op: "run", Path: name, Value: strings.Join(args, " "), PID: pid}
-	return v.h.change(c, func() error {
-		run := v.h.modprobe
+	err = v.h.change(c, func() error {
+		var code int
+		var err error
 		if name == v.h.kernel.nvidiaSMI {
-			run = func(args []string) error { _, err := v.h.nvidiaSMI(args); return err }
+			out, code, err = v.h.nvidiaSMI(args)
+		} else if err = v.h.modprobe(args); err != nil {
+			code = 1
 		}
-		if err := run(args); err != nil {
-			return &ExitError{Name: name, Code: 1, Err: err}
+		if err != nil {
+			return &ExitError{Name: name, Code: code, Err: err}
 		}
 		return nil
 	})
+	return out, err
 }
 
 // controlFile takes the arguments of programs that really run, through the FUSE door: see script.
 const controlFile = "/.model/run"
 
+// outputDir holds what programs that really run are to print, by process.
+const outputDir = "/.model/output/"
+
 // script is a program of the tree as a file. It finds the model from its own path, so that it works under any root.
 func script(name string) string {
-	return "#!/bin/sh\nprintf '%s\\n' '" + name + "' \"$@\" >\"${0%" + name + "}" + controlFile + "\"\n"
+	return "#!/bin/sh\nM=\"${0%" + name + "}\"\nprintf '%s\\n' '" + name + "' \"$@\" >\"$M" + controlFile + "\"\nS=$?\n" +
+		"test -e \"$M" + outputDir + "$$\" && cat \"$M" + outputDir + "$$\"\nexit $S\n"
 }
 
 // addPrograms makes the program files and the file by which they reach the model.
@@ -341,14 +379,9 @@ func (k inProcess) Run(ctx context.Context, name string, args ...string) error {
 
 // Output executes a program in process and returns what it prints.
 func (k inProcess) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
-	if err := k.Run(ctx, name, args...); err != nil {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	k.v.h.mu.Lock()
-	defer k.v.h.mu.Unlock()
-	if name != k.v.h.kernel.nvidiaSMI {
-		return nil, nil
-	}
-	out, err := k.v.h.nvidiaSMI(args)
+	out, err := k.v.Output(name, args, 0)
 	return []byte(out), err
 }

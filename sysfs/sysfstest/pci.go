@@ -32,14 +32,20 @@ type pciDevice struct {
 	control          string
 	d3cold           string
 	suspended        bool
-	home             string // driver at boot: as long as it has the function, the nodes are there
-	nodes            []gpuNode
-	connectors       []string // card0-DP-1:connected:enabled
-	minor            string   // of NVIDIA's node
-	bars             map[int]*bar
-	persistence      bool
-	wedged           bool // a write never returns
-	gone             bool // removed from the bus, until it is looked for again
+	cold             bool    // it sleeps so deeply that its registers cannot be read
+	home             string  // driver at boot: as long as it has the function, the nodes are there
+	own, drm         nodeSet // drm are those that a module beside the driver's makes
+	minor            int     // of NVIDIA's node, -1 if none
+	persistence      bool    // the driver keeps the card in use though nobody has it open
+	bars             []bar
+	locked           bool     // somebody has the device's lock
+	unwedged         bool     // its unbind waits for nobody
+	gone, dead       bool     // removed from the bus; not found again
+	away             []absent // what of sysfs went with it
+	control0         string   // power/control at boot
+	vfs              []string // virtual functions
+	numVFs           int
+	physfn           string // of a virtual function
 }
 
 // pciDriver is a registered PCI driver.
@@ -78,7 +84,11 @@ func (h *Host) addPCI(d *pciDevice) {
 		return h.nodeCPUs(h.pci[addr].numa).String() + "\n", nil
 	}})
 	h.rule(d.path+"/uevent", own((*pciDevice).uevent))
-	h.rule(d.path+"/config", &attr{show: func(h *Host) (string, error) { return h.pci[addr].configNow(), nil }, noise: true})
+	h.rule(d.path+"/config", &attr{
+		show:  func(h *Host) (string, error) { return h.pci[addr].readConfig(), nil },
+		store: func(*Host, string) error { return nil },
+		noise: true, // as it sleeps and wakes
+	})
 	h.value(d.path+"/irq", "0")
 	h.text(d.path+"/enable", 0o644, "1\n")
 	if d.bootVGA != "" {
@@ -90,19 +100,30 @@ func (h *Host) addPCI(d *pciDevice) {
 		}
 		return d.override
 	})
-	override.store = func(h *Host, v string) error { return h.pci[addr].setOverride(v) }
+	locked := func(store func(h *Host, d *pciDevice, v string) error) func(*Host, string) error {
+		return func(h *Host, v string) error {
+			d := h.pci[addr]
+			if err := h.lock(d); err != nil {
+				return err
+			}
+			defer h.unlock(d)
+			return store(h, d, v)
+		}
+	}
+	override.store = locked(func(_ *Host, d *pciDevice, v string) error { return d.setOverride(v) })
+	override.wait = func(h *Host) error { return h.await(func() bool { return !h.pci[addr].locked }) }
 	h.rule(d.path+"/driver_override", override)
 
 	control := own(func(d *pciDevice) string { return d.control })
-	control.store = func(h *Host, v string) error {
+	control.store = locked(func(h *Host, d *pciDevice, v string) error {
 		switch v = strings.TrimSuffix(v, "\n"); v {
 		case "on", "auto":
-			h.pci[addr].control = v
-			h.pci[addr].suspended = h.pci[addr].suspended && v == "auto"
+			d.control = v
+			h.wakeHeld(d)
 			return nil
 		}
 		return syscall.EINVAL
-	}
+	})
 	h.rule(d.path+"/power/control", control)
 	status := own(func(d *pciDevice) string {
 		if d.suspended {
@@ -125,30 +146,15 @@ func (h *Host) addPCI(d *pciDevice) {
 	h.rule(d.path+"/d3cold_allowed", d3cold)
 	h.addBARs(d)
 	h.rule(d.path+"/remove", &attr{store: func(h *Host, v string) error {
-		h.detach(h.pci[addr])
-		h.pci[addr].gone = true
-		h.hide(h.pci[addr])
-		return nil
-	}})
-	if d.reset != "" {
-		methods := strings.Fields(d.reset)
-		reset := own(func(d *pciDevice) string { return d.reset })
-		reset.store = func(h *Host, v string) error {
-			for _, m := range strings.Fields(v) {
-				if !slices.Contains(methods, m) {
-					return syscall.EINVAL
-				}
-			}
-			h.pci[addr].reset = strings.Join(strings.Fields(v), " ")
+		if n, err := parseUint(v); err != nil {
+			return syscall.EINVAL
+		} else if n == 0 {
 			return nil
 		}
-		h.rule(d.path+"/reset_method", reset)
-		h.rule(d.path+"/reset", &attr{store: func(_ *Host, v string) error {
-			if n, err := parseUint(v); err != nil || n != 1 {
-				return syscall.EINVAL
-			}
-			return nil
-		}})
+		return h.removeFunction(h.pci[addr])
+	}})
+	if d.reset != "" {
+		h.addReset(d, locked(func(*Host, *pciDevice, string) error { return nil }))
 	}
 	if d.group != "" {
 		group := iommuGroups + "/" + d.group
@@ -236,23 +242,28 @@ func (h *Host) matches(drv *pciDriver, d *pciDevice) bool {
 	})
 }
 
-// probe binds a function without a driver to a driver that matches.
+// probe binds a function without a driver to a driver that matches. A function that cannot wake is of no use to a host
+// driver; vfio takes it as it is.
 func (h *Host) probe(drv *pciDriver, d *pciDevice) error {
 	if err, ok := h.probeErr[d.addr+" "+drv.name]; ok {
 		return err
+	}
+	if !h.wake(d) && d.cold && !drv.vfio {
+		return syscall.EIO
 	}
 	if drv.vfio {
 		if d.group == "" || d.class>>16 == 6 {
 			return syscall.EINVAL
 		}
 		h.addVFIO(d)
+		if h.kernel.vfioPM {
+			d.control = "auto" // vfio_pci_core_register_device
+		}
 	}
-	d.driver, d.suspended = drv.name, false
-	if d.driver == d.home {
-		h.addNodesOf(d)
-	}
+	d.driver = drv.name
 	h.link(d.path+"/driver", pciBus+"/drivers/"+drv.name)
 	h.link(pciBus+"/drivers/"+drv.name+"/"+d.addr, d.path)
+	h.showNodes(d, d.driver == d.home)
 	return nil
 }
 
@@ -262,20 +273,6 @@ func (h *Host) attach(d *pciDevice) {
 		if d.driver == "" && h.matches(drv, d) {
 			_ = h.probe(drv, d) // the error of a probe is only logged
 		}
-	}
-}
-
-// detach unbinds a function from its driver.
-func (h *Host) detach(d *pciDevice) {
-	if d.driver == "" {
-		return
-	}
-	h.erase(d.path + "/driver")
-	h.erase(pciBus + "/drivers/" + d.driver + "/" + d.addr)
-	h.removeNodesOf(d)
-	d.driver = ""
-	if d.vfio >= 0 {
-		h.removeVFIO(d)
 	}
 }
 
@@ -319,10 +316,14 @@ func (h *Host) addDriver(drv *pciDriver) {
 	name, dir := drv.name, pciBus+"/drivers/"+drv.name
 	h.rule(dir+"/bind", &attr{store: func(h *Host, v string) error {
 		d, drv := h.deviceByName(v), h.driver(name)
-		switch {
-		case d == nil || !h.matches(drv, d):
+		if d == nil || !h.matches(drv, d) {
 			return syscall.ENODEV
-		case d.driver != "":
+		}
+		if err := h.lock(d); err != nil {
+			return err
+		}
+		defer h.unlock(d)
+		if d.driver != "" {
 			return syscall.EBUSY
 		}
 		return h.probe(drv, d)
@@ -332,8 +333,14 @@ func (h *Host) addDriver(drv *pciDriver) {
 		if d == nil || d.driver != name {
 			return syscall.ENODEV
 		}
-		h.detach(d)
-		return nil
+		if err := h.lock(d); err != nil {
+			return err
+		}
+		defer h.unlock(d)
+		if d.driver != name {
+			return nil // somebody was faster
+		}
+		return h.release(d, true)
 	}})
 	h.rule(dir+"/new_id", &attr{store: func(h *Host, v string) error { return h.newID(h.driver(name), v) }})
 	h.rule(dir+"/remove_id", &attr{store: func(h *Host, v string) error {
@@ -369,9 +376,10 @@ func (h *Host) attachAll(drv *pciDriver) {
 
 // removeDriver takes a driver's registration back; its functions are left without one.
 func (h *Host) removeDriver(name string) {
-	for _, d := range h.pci {
-		if d.driver == name {
-			h.detach(d)
+	for _, addr := range h.addresses() {
+		if d := h.pci[addr]; d.driver == name && h.lock(d) == nil {
+			_ = h.release(d, false) // the module is in use by nobody, so neither are its devices
+			h.unlock(d)
 		}
 	}
 	h.erase(pciBus + "/drivers/" + name)
@@ -428,16 +436,20 @@ func (h *Host) addPCIBus() {
 		if d == nil {
 			return syscall.ENODEV
 		}
+		if err := h.lock(d); err != nil {
+			return err
+		}
+		defer h.unlock(d)
 		h.attach(d)
 		return nil
 	}})
 	h.rule(pciBus+"/rescan", &attr{store: func(h *Host, v string) error {
-		for _, addr := range h.addresses() {
-			if d := h.pci[addr]; d.gone {
-				d.gone = false
-				h.unhide(d)
-				h.attach(d)
-			}
+		n, err := parseUint(v)
+		if err != nil {
+			return syscall.EINVAL
+		}
+		if n > 0 {
+			h.rescan()
 		}
 		return nil
 	}})

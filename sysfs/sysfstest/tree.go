@@ -58,6 +58,7 @@ type inode struct {
 	size     int64   // of a plain file that is longer than data: the rest is a hole
 	kids     []entry // of a directory, sorted by name
 	attr     *attr   // the rule of an attribute file
+	to       Node    // of a link in /proc/PID/fd: the open file, whatever its name leads to now
 	realm    realm
 	hidden   bool // not listed: the model's own control files
 }
@@ -79,6 +80,8 @@ type attr struct {
 	noise bool
 	// control marks the file through which a program of the tree reaches the model.
 	control bool
+	// wait, if there is one, holds up a program that reads the file.
+	wait func(h *Host) error
 }
 
 func (i *inode) typ() uint32 { return i.mode & syscall.S_IFMT }
@@ -167,6 +170,10 @@ func (h *Host) walk(name string, follow bool) (Node, error) {
 		if h.inodes[n].typ() == syscall.S_IFLNK && (follow || len(rest) > 0) {
 			if links++; links > maxLinks {
 				return noNode, syscall.ELOOP
+			}
+			if to := h.inodes[n].to; to != noNode {
+				at = append(at, to)
+				continue
 			}
 			target := h.inodes[n].data
 			if strings.HasPrefix(target, "/") {

@@ -139,6 +139,11 @@ func (v VFS) Open(n Node, read, write bool) error {
 func (v VFS) Read(n Node) (string, error) {
 	v.h.mu.Lock()
 	defer v.h.mu.Unlock()
+	if a := v.h.inodes[n].attr; a != nil && a.wait != nil {
+		if err := a.wait(v.h); err != nil {
+			return "", err
+		}
+	}
 	return v.h.content(n)
 }
 
@@ -184,12 +189,25 @@ func (v VFS) Write(n Node, name string, off int64, data []byte, pid int) error {
 		return nil // reaches nothing: no attribute sees it, no file changes
 	}
 	if i.attr != nil && i.attr.control {
-		prog, args, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), "\n")
-		return v.Run(prog, strings.Split(args, "\n"), pid)
+		return v.control(string(data), pid)
 	}
 	return v.h.change(Change{Op: "write", Path: name, Value: string(data), PID: pid}, func() error {
 		return v.h.store(n, off, string(data))
 	})
+}
+
+// control runs the program that a script of the tree stands for, and leaves what it prints for the script.
+func (v VFS) control(call string, pid int) error {
+	prog, args, _ := strings.Cut(strings.TrimSuffix(call, "\n"), "\n")
+	out, err := v.Output(prog, strings.Split(args, "\n"), pid)
+	v.h.mu.Lock()
+	defer v.h.mu.Unlock()
+	name := outputDir + strconv.Itoa(pid)
+	v.h.erase(name)
+	if out != "" {
+		v.h.text(name, 0o644, out)
+	}
+	return err
 }
 
 func (h *Host) store(n Node, off int64, data string) error {

@@ -25,9 +25,9 @@ const ciEnv = "QEMU_HOOK_CI"
 // Mount serves the host's tree in a new directory until the test ends. The caller must be root and have /dev/fuse;
 // if not, the test is skipped, or fails where QEMU_HOOK_CI is 1.
 //
-// A change that blocks in OnChange blocks its process, which then dies of no signal if the change is a driver's (bind,
-// unbind, drivers_probe, or a module's), as with a real kernel; from any other it can be killed. The end of the test
-// frees both.
+// A change that blocks in OnChange, or waits for a driver of the model, blocks its process, which then dies of no signal
+// if the change is a driver's (bind, unbind, drivers_probe, or a module's) or needs a device's lock, as with a real kernel;
+// from any other it can be killed. The end of the test frees both.
 //
 // The test's own process must not execute a file of the mount, nor start a program in one of its directories: between
 // fork and exec the Go runtime cannot stop the thread that waits, while the answer may wait for the collector, which
@@ -103,7 +103,30 @@ type kernel struct {
 	dir string
 }
 
-func (k kernel) Run(ctx context.Context, name string, args ...string) error {
+func (k kernel) command(ctx context.Context, name string, args []string) *exec.Cmd {
 	args = append([]string{"-c", `exec "$0" "$@"`, filepath.Join(k.dir, name)}, args...)
-	return exec.CommandContext(ctx, "/bin/sh", args...).Run()
+	return exec.CommandContext(ctx, "/bin/sh", args...)
+}
+
+func (k kernel) Run(ctx context.Context, name string, args ...string) error {
+	return k.command(ctx, name, args).Run()
+}
+
+func (k kernel) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	return k.command(ctx, name, args).Output()
+}
+
+// UnloadModule runs modprobe, as the real one does under a root that is not "/".
+func (k kernel) UnloadModule(name string) error {
+	modprobe, err := sysfs.FS{Kernel: k}.Read("/proc/sys/kernel/modprobe")
+	if err != nil {
+		return err
+	}
+	var failed *exec.ExitError
+	if err := k.Run(context.Background(), modprobe, "--remove", name); errors.As(err, &failed) {
+		return unix.EAGAIN
+	} else if err != nil {
+		return err
+	}
+	return nil
 }

@@ -75,9 +75,10 @@ func fill(st sysfs.Stat, a *fuse.Attr) {
 	}
 }
 
-// lasting reports whether a directory is one that no rule of the model ever removes. The kernel may remember it, as it
-// does with a real host's: it would ask for each part of each path anew otherwise, at the expense of the program that
-// is measured. Nothing else is cached.
+// lasting reports whether a directory is one that no rule of the model ever removes, or a PCI function's: that is reached by
+// links, which go with it and lead to the same directory when it comes back. The kernel may remember it, as it does with a
+// real host's: it would ask for each part of each path anew otherwise, at the expense of the program that is measured.
+// Nothing else is cached.
 func lasting(name string) bool {
 	for _, dir := range [...]string{"/sys/devices/system", "/sys/kernel", "/proc/sys"} {
 		if name == dir || strings.HasPrefix(name, dir+"/") {
@@ -86,7 +87,8 @@ func lasting(name string) bool {
 	}
 	if strings.HasPrefix(name, "/sys/devices/pci") {
 		base := path.Base(name)
-		return strings.Count(base, ":") > 0 || base == "power"
+		function := strings.Count(base, ":") == 2 && base[len(base)-2] == '.'
+		return function || strings.HasPrefix(base, "pci") || base == "power" && strings.Count(path.Base(path.Dir(name)), ":") == 2
 	}
 	switch name {
 	case "/sys", "/sys/bus", "/sys/bus/pci", "/sys/bus/pci/devices", "/sys/bus/pci/drivers", "/sys/devices", "/sys/fs",
@@ -400,10 +402,10 @@ func (s *server) do(cancel <-chan struct{}, tid uint32, name string, f func(pid 
 	}
 }
 
-// uninterruptible reports whether a write to the file waits for a driver, which no signal ends.
+// uninterruptible reports whether a write to the file waits for a driver, or for a device's lock, which no signal ends.
 func uninterruptible(name string) bool {
 	switch path.Base(name) {
-	case "bind", "unbind", "drivers_probe", "new_id", "run":
+	case "bind", "unbind", "drivers_probe", "new_id", "run", "driver_override", "control", "reset", "remove", "rescan":
 		return true
 	}
 	return false
