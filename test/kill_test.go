@@ -81,7 +81,10 @@ func TestKilled(t *testing.T) {
 				t.Parallel()
 				b, base, g := newBus(t), loadHost(t, p.host), loadGuest(t, p.domain)
 				if p.host == "single-gpu" {
-					base.RemoveProcess(1866) // the desktop is logged out
+					// The desktop is logged out.
+					base.RemoveProcess(1866)
+					base.Closes(611, "/dev/dri/card1")
+					base.Remove("/run/systemd/sessions/3")
 				}
 				for _, k := range killPoints(t, p, b, base, g) {
 					points.Add(1)
