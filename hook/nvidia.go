@@ -1,9 +1,13 @@
 package hook
 
 import (
+	"errors"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
+
+	"qemu-hook/sysfs"
 )
 
 // dropsModesetCount reports whether a version of NVIDIA's driver has nvidia_drm let go of a single card that is unbound. With
@@ -32,4 +36,31 @@ func dropsModesetCount(version string) bool {
 		return v[2] >= 6
 	}
 	return slices.Compare(v, []int{580, 105, 8}) >= 0
+}
+
+// nvidiaBusy reports whether NVIDIA's driver has the card running although no process is seen to use it: it turns the card's
+// interrupts on before it first counts a user and off after the last (kernel-open/nvidia/nv.c). Users that no look into /proc
+// finds are, for one, buffers that were passed on to other programs. Where the driver may have a card running without any
+// user it proves nothing, and the answer is no.
+func (h *Host) nvidiaBusy(address string) (bool, error) {
+	const parameters = "/proc/driver/nvidia/params"
+	v, err := h.Read(parameters)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(v) {
+		key, value, _ := strings.Cut(line, ":")
+		values[strings.TrimSpace(key)] = strings.TrimSpace(value)
+	}
+	if values["EnableMSI"] != "1" || values["GpuInitOnProbe"] == "1" {
+		return false, nil
+	}
+	if m, err := h.Read("/sys/module/nvidia_drm/parameters/modeset"); err == nil && m == "Y" {
+		return false, nil
+	}
+	irqs, err := h.ReadDir(sysfs.PCIDevice(address) + "/msi_irqs")
+	return err == nil && len(irqs) > 0, nil
 }

@@ -311,8 +311,14 @@ func (c *PCIDriver) proveUnused(ctx context.Context, h *Host) error {
 		if len(users) > 0 {
 			last = fmt.Errorf("%s is in use again and again: %s; stop it, or list it under gpu.terminate or services.stop",
 				h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
+			return false, nil
 		}
-		return last == nil, nil
+		busy, err := h.nvidiaBusy(c.Address)
+		if busy {
+			last = fmt.Errorf("%s is in use, and no process has it open: something holds a buffer on it; close the programs that used it",
+				h.FormatPCI(c.Address))
+		}
+		return !busy, err
 	})
 	if errors.Is(err, context.DeadlineExceeded) && last != nil {
 		return last

@@ -502,6 +502,17 @@ func TestSecondNVIDIACard(t *testing.T) {
 	t.Run("modeset, new driver", func(t *testing.T) {
 		busy(t, second, "MODESET=Y", "VERSION=590.44.01").wantGoesAndComes(card())
 	})
+	t.Run("a user that is not to be seen", func(t *testing.T) {
+		const dir = "sys/devices/pci0000:00/0000:00:02.0/0000:08:00.0/msi_irqs"
+		r := busy(t, second, "IOMEM=-- proc/driver/nvidia/params --\nEnableMSI: 1\n-- "+dir+"/45 --\nmsix")
+		before := r.snapshot()
+		if err := r.prepare(card()); err == nil || !strings.Contains(err.Error(), "is in use, and no process has it open") {
+			t.Errorf("prepare: %v", err)
+		}
+		r.wantAsBefore(before, "after the refusal")
+		r.model.Remove("/" + dir)
+		r.wantGoesAndComes(card())
+	})
 	t.Run("no nvidia-smi", func(t *testing.T) {
 		busy(t, second, "SMI=").wantRefused(card(), "cannot tell whether 0000:08:00.0 [10de:2782] (nvidia) is in persistence mode, and so in use: "+
 			"/usr/bin/nvidia-smi does not exist; say gpu.nvidia_smi in the configuration")
