@@ -26,6 +26,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 	if err != nil {
 		return p, err
 	}
+	refuseTaken(h, n, functions, &p)
 	iommuOff := false
 	var power, drivers []hook.Change
 	for _, f := range inOrder(h, functions) {
@@ -123,10 +124,34 @@ func inOrder(h *hook.Host, functions []domain.Function) []domain.Function {
 	return ordered
 }
 
-// available refuses a function that is not there, cannot be passed through, is stuck or is another guest's.
-func available(h *hook.Host, n *domain.Needs, address string, p *hook.Proposal) (bool, error) {
-	if owner := h.Ledger.PCIOwner(address, n.Guest.UUID); owner != nil && h.Exists(sysfs.PCIDevice(address)) {
-		p.Refuse("%s is taken by guest %s; stop that guest, or if it runs no longer: qemu-hook recover %s", h.FormatPCI(address), owner.Name, hook.QuoteName(owner.Name))
+// refuseTaken refuses the functions that other guests have, all of one guest in one sentence.
+func refuseTaken(h *hook.Host, n *domain.Needs, functions []domain.Function, p *hook.Proposal) {
+	var owners []*hook.Guest
+	taken := map[*hook.Guest][]string{}
+	for _, f := range functions {
+		owner := h.Ledger.PCIOwner(f.Address, n.Guest.UUID)
+		if owner == nil || !h.Exists(sysfs.PCIDevice(f.Address)) {
+			continue
+		}
+		if taken[owner] == nil {
+			owners = append(owners, owner)
+		}
+		taken[owner] = append(taken[owner], h.FormatPCI(f.Address))
+	}
+	for _, o := range owners {
+		verb := "is"
+		if len(taken[o]) > 1 {
+			verb = "are"
+		}
+		p.Refuse("%s %s taken by guest %s; stop that guest, or if it runs no longer: qemu-hook recover %s",
+			strings.Join(taken[o], ", "), verb, o.Name, hook.QuoteName(o.Name))
+	}
+}
+
+// available refuses a function that is not there, cannot be passed through or is stuck; ok is false for those that other
+// guests have, too.
+func available(h *hook.Host, n *domain.Needs, address string, p *hook.Proposal) (ok bool, err error) {
+	if h.Ledger.PCIOwner(address, n.Guest.UUID) != nil && h.Exists(sysfs.PCIDevice(address)) {
 		return false, nil
 	}
 	if !h.Exists(sysfs.PCIDevice(address)) {

@@ -2,7 +2,7 @@
 define win
 define thief vcpus="2 3" emulator=0-1 node=0 shm=''
 start win
-refused thief "2 reasons, the first: 0000:01:00.0 [1234:1111] (vfio-pci) is taken by guest win; stop that guest, or if it runs no longer: \
+refused thief "0000:01:00.0 [1234:1111] (vfio-pci), 0000:01:00.1 [8086:2668] (vfio-pci) are taken by guest win; stop that guest, or if it runs no longer: \
 qemu-hook recover \"win\""
 prepared win
 stop win
