@@ -159,9 +159,13 @@ func (u *Usage) of(name string, depth int) []string {
 	}
 	holders, _ := u.h.ReadDir(path.Join(blockClass, name, "holders"))
 	for _, o := range holders {
-		uses = append(uses, "carries "+u.describe(o))
-		for _, more := range u.of(o, depth+1) {
-			uses = append(uses, "carries "+u.describe(o)+", which "+more)
+		what := "carries " + u.describe(o)
+		above := u.of(o, depth+1)
+		if len(above) == 0 {
+			uses = append(uses, what)
+		}
+		for _, more := range above {
+			uses = append(uses, what+", which "+more)
 		}
 	}
 	if len(uses) == 0 && u.zfs(dev) {
