@@ -1,7 +1,9 @@
 package hook
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -57,27 +59,69 @@ func (h *Host) litConnectors(address string) (lit []string, err error) {
 	return lit, nil
 }
 
-// OwnsConsole reports whether the host's console is on the function: the first frame buffer is its own, or one that the
-// firmware left in its memory. With no frame buffer at all it is the card that the firmware started.
+// OwnsConsole reports whether the host's console is on the function: a frame buffer that the firmware left lies in its
+// memory, or it is the card whose frame buffer the kernel draws the console on. That is the one that the firmware started
+// (boot_vga), as far as it has a frame buffer ("primary device" of drivers/video/fbdev/core/fbcon.c), else the first there is.
+// With no frame buffer at all it is the card that the firmware started.
 func (h *Host) OwnsConsole(address string) (bool, error) {
 	left, err := h.BootFramebuffers(address)
 	if err != nil || len(left) > 0 {
 		return len(left) > 0, err
 	}
-	const first = "/sys/class/graphics/fb0"
-	if h.Exists(first) {
-		target, err := h.Readlink(first)
-		if err != nil {
-			return false, &sysfs.Error{Op: "read link", Path: first, Err: err}
-		}
-		return strings.Contains(target, "/"+address+"/"), nil
+	boot, err := h.bootVGA(address)
+	if err != nil {
+		return false, err
 	}
+	const dir = "/sys/class/graphics"
+	names, err := h.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, &sysfs.Error{Op: "list", Path: dir, Err: err}
+	}
+	first, own, primary := "", false, false
+	for _, name := range names {
+		if !strings.HasPrefix(name, "fb") || name == "fbcon" {
+			continue
+		}
+		target, err := h.Readlink(dir + "/" + name)
+		if err != nil {
+			continue // it goes at this moment
+		}
+		card := functionIn(target)
+		if first == "" {
+			first = target
+		}
+		own = own || card == address
+		if b, err := h.bootVGA(card); err == nil && b {
+			primary = true
+		}
+	}
+	switch {
+	case first == "":
+		return boot, nil
+	case primary:
+		return boot && own, nil
+	}
+	return functionIn(first) == address, nil
+}
+
+func (h *Host) bootVGA(address string) (bool, error) {
 	name := sysfs.PCIDevice(address) + "/boot_vga"
-	if !h.Exists(name) {
+	if address == "" || !h.Exists(name) {
 		return false, nil
 	}
 	v, err := h.Read(name)
 	return v == "1", err
+}
+
+// functionIn returns the innermost PCI function on a path in sysfs, "" if there is none.
+func functionIn(name string) string {
+	function := ""
+	for part := range strings.SplitSeq(name, "/") {
+		if len(part) >= 12 && strings.Count(part, ":") == 2 && strings.Contains(part, ".") {
+			function = part
+		}
+	}
+	return function
 }
 
 // NVIDIAHoldsItself reports whether NVIDIA's driver counts itself as a user of every card: with nvidia_drm's modeset on, and

@@ -636,6 +636,16 @@ func TestConsole(t *testing.T) {
 		r.wantAsBefore(before, "after release")
 	})
 	// Seen in the lab: where the boot's own console driver is gone, a console cannot be bound, only the other unbound.
+	// Seen in the lab: the console is on the card that the firmware started, also when another has the first frame buffer.
+	t.Run("boot card with the second frame buffer", func(t *testing.T) {
+		r := busy(t, "BOOT=1", "HOSTBOOT=0", "FRAMEBUFFERS=-- links --\n/sys/class/graphics/fb1 -> ../../devices/pci0000:00/0000:00:02.0/0000:08:00.0/graphics/fb1\n")
+		if err := r.prepare(card()); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := r.model.FS().Read("/sys/class/vtconsole/vtcon1/bind"); got != "0" {
+			t.Error("the console is still on the card")
+		}
+	})
 	t.Run("no system console", func(t *testing.T) {
 		busy(t, "BOOT=1", "HOSTBOOT=0", "FB0=pci0000:00/0000:00:02.0/0000:08:00.0", "DUMMY=M").wantGoesAndComes(card())
 	})

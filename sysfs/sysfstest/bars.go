@@ -20,11 +20,12 @@ func (p *parser) bars(values []string) []bar {
 	var out []bar
 	for _, s := range commas(values) {
 		f := strings.Split(s, ":")
-		if len(f) < 3 {
+		index, err := strconv.Atoi(f[0])
+		if len(f) < 3 || err != nil || index < 0 || index >= regions {
 			p.fail("%q is no BAR; want NUMBER:START:SIZE", s)
 			continue
 		}
-		b := bar{index: int(p.number(f[0], 10)), start: uint64(p.number(f[1], 16)), size: uint64(p.kib(f[2])) << 10}
+		b := bar{index: index, start: uint64(p.number(f[1], 16)), size: uint64(p.kib(f[2])) << 10}
 		for _, sizes := range f[3:] {
 			for size := range strings.SplitSeq(strings.TrimPrefix(sizes, "resizable="), "|") {
 				if strings.Trim(size, "0123456789") == "" {

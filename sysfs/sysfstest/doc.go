@@ -28,7 +28,10 @@
 //
 //	kernel      release, boot_id, cmdline, systemd (yes or no);
 //	            modules DIR and modprobe FILE where they are not /lib/modules and /sbin/modprobe;
-//	            controllers: of cgroup v2, "none" for a host that has only v1
+//	            controllers: of cgroup v2, "none" for a host that has only v1;
+//	            nvidia_smi PATH: that program is there; vfio_pm yes: vfio-pci sets power/control, as vfio_pci_core does;
+//	            drops_modeset_count VERSION…: of NVIDIA's driver that have nvidia_drm let go of a single card, without the
+//	            line all from 590 on
 //	cpus        package P CORE…        the threads of each core, as CPU lists: package 0 0-1 2-3 4
 //	            siblings P LIST LIST   cores of two threads each, the first from either list, the second, …
 //	            possible, present, online, isolated LIST
@@ -37,17 +40,29 @@
 //	            movable=97%: what compaction can bring that to; giant=2: blocks of 1 GiB to be had at run time
 //	hugepages   KIB [default] node0=24 overcommit=0: pages that were taken at boot
 //	modules     NAME [loaded|builtin] driver= (the PCI driver it registers) deps=a,b alias= (several) param=k=v used=
-//	            (references that are no modules') file= (below the modules' directory)
+//	            (references that are neither modules' nor open files') version= file= (below the modules' directory)
 //	pci         ADDRESS class= id= sub= rev= driver= override= group= numa= boot_vga= reset=flr,bus power= d3cold= status=
 //	            a function that is indented lies behind the bridge above it
+//	            nodes=KIND:NAME:MAJOR:MINOR,… of the kinds drm, i2c, sound, fb, hidraw, block; NAME may have a directory
+//	            below the function in front: i2c:drm/card0/card0-DP-1/i2c-6:89:6
+//	            connectors=card0-DP-1:connected:enabled,… of a card among the nodes
+//	            minor=0 (of NVIDIA's node) persistence=on kfd=NODE:GPU_ID
+//	            bars=NUMBER:START:SIZE[:resizable=8|256|16384],… START in hexadecimal, the sizes to be had in MiB
+//	            vfs=2 virtfn=ADDRESS,ADDRESS: virtual functions, which have lines of their own
 //	cgroups     PATH subtree=cpuset,cpu cpus=LIST allowed=LIST (AllowedCPUs of the unit file); "/" comes first
 //	units       NAME active|inactive|failed|activating, of the service manager; a unit that is not listed runs if
 //	            processes are in its control group
+//	consoles    vtcon1 bind=1 (M) frame buffer device
+//	framebuffers
+//	            efi-framebuffer.0 driver=efi-framebuffer in=ADDRESS at=d0000000-d07e8fff name=BOOTFB nodes= below=card
+//	            (its directory is the card's, else /sys/devices/platform)
 //	mounts      lines as in /proc/mounts, for what is not always there
 //	devices     PATH c|b MAJOR:MINOR MODE [UID:GID]
 //	links       PATH -> TARGET
 //	owners      PATH MODE UID:GID, for files of other sections
-//	processes   PID COMM ARGS… uid= cgroup= open=PATH,PATH
+//	processes   PID COMM ARGS… uid= cgroup= open=PATH,PATH maps=PATH,PATH
+//	            lets_go=yes: closes a sound card's nodes when the card goes, and opens them when it is back
+//	            stubborn=yes: does not end by SIGTERM
 //
 // Any other section is a file of the tree, its name the path without the first slash; with a slash at the end it is a
 // directory. In /sys and /proc a write replaces such a file's content.

@@ -133,6 +133,20 @@ func TestParseErrors(t *testing.T) {
 		{"driver", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 driver=nvidia\n", "no module that is loaded"},
 		{"group", base + "-- cgroups --\n/a.slice/b.service\n", "no group above"},
 		{"dependency", base + "-- modules --\nvfio_pci deps=vfio\n", "needs vfio"},
+		{"node", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 nodes=drm:card0:226\n", "is no node"},
+		{"connector", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 connectors=card0-DP-1:connected:enabled\n", "no connector of a card"},
+		{"BAR", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 bars=0:f000\n", "is no BAR"},
+		{"BAR number", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 bars=7:f000:16M\n", "is no BAR"},
+		{"BAR size", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 bars=0:f000:16M:resizable=16X\n", "no amount"},
+		{"kfd", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 kfd=1\n", "no node of kfd"},
+		{"virtual function", base + "-- pci --\n0000:01:00.0 class=0200 id=8086:1 vfs=1 virtfn=0000:02:00.0\n", "0000:02:00.0 is not there"},
+		{"console", base + "-- consoles --\nvtcon1 (M) frame buffer device\n", "cannot read"},
+		{"frame buffer", base + "-- framebuffers --\nefi-framebuffer.0 in=0000:01:00.0\n", "cannot read"},
+		{"frame buffer's card", base + "-- framebuffers --\nefi-framebuffer.0 driver=efi-framebuffer in=0000:01:00.0\n", "no function 0000:01:00.0"},
+		{
+			"frame buffer's place", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 bars=0:f0000000:16M\n" +
+				"-- framebuffers --\nefi-framebuffer.0 driver=efi-framebuffer in=0000:01:00.0 at=f0000000-f1ffffff\n", "no BAR of 0000:01:00.0 holds",
+		},
 		{"pci key", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 dirver=nvidia\n", `unknown key "dirver"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -351,7 +351,9 @@ func cpuRules() []rule {
 // TestRules goes through every rule by both doors.
 func TestRules(t *testing.T) {
 	var all []rule
-	for _, r := range [][]rule{pciRules(), moduleRules(), hugetlbRules(), cpuRules()} {
+	for _, r := range [][]rule{
+		pciRules(), moduleRules(), hugetlbRules(), cpuRules(), nodeRules(), useRules(), powerRules(), consoleRules(),
+	} {
 		all = append(all, r...)
 	}
 	hosts := map[string]*sysfstest.Host{}

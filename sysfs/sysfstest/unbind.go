@@ -13,12 +13,12 @@ func (h *Host) stir() { h.cond.Broadcast() }
 // await waits until ready says yes; the host goes on meanwhile. The end of the host, by Close, ends the wait too. Only
 // somebody who makes a change, or reads, may call it, with the host's lock held.
 func (h *Host) await(ready func() bool) error {
-	for was := h.ends; !ready(); h.cond.Wait() {
-		if h.ends != was {
-			return syscall.EINTR
+	for was := h.ends; h.ends == was; h.cond.Wait() {
+		if ready() {
+			return nil
 		}
 	}
-	return nil
+	return syscall.EINTR
 }
 
 // lock is device_lock: whoever has it is alone with the device.

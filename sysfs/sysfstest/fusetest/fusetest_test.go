@@ -200,3 +200,54 @@ func TestAbandoned(t *testing.T) {
 		t.Error("the program still waits")
 	}
 }
+
+// TestDriverWaits: a program that waits for a driver of the model, or for the lock of the function that it is busy with, dies
+// of nothing; it goes on when the driver does.
+func TestDriverWaits(t *testing.T) {
+	const card = "0000:06:00.0"
+	h, err := sysfstest.Load("../../../testdata/hosts/two-nvidia.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := fusetest.Mount(t, h)
+	var waiting []*exec.Cmd
+	for i, c := range []string{
+		"echo " + card + " >$R/sys/bus/pci/drivers/nvidia/unbind",
+		"echo vfio-pci >$R/sys/bus/pci/devices/" + card + "/driver_override",
+		"echo " + card + " >$R/sys/bus/pci/drivers_probe",
+		"cat $R/sys/bus/pci/devices/" + card + "/driver_override",
+	} {
+		cmd, _ := shell(t, dir, "exec "+c)
+		waiting = append(waiting, cmd)
+		for h.Changes() < min(i+1, 3) {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // for the read to be under way
+	var done [4]chan error
+	for i, cmd := range waiting {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		done[i] = make(chan error, 1)
+		go func() { done[i] <- cmd.Wait() }()
+	}
+	time.Sleep(200 * time.Millisecond)
+	for i, d := range done {
+		select {
+		case <-d:
+			t.Errorf("program %d died while the driver was at work", i)
+		default:
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "proc/cmdline")); err != nil || len(b) == 0 {
+		t.Errorf("the host does not answer others meanwhile: %v", err)
+	}
+	h.Unwedge(card)
+	for _, d := range done {
+		<-d
+	}
+	if !h.WaitIdle(time.Second) {
+		t.Fatal("still under way")
+	}
+}
