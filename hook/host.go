@@ -73,6 +73,8 @@ type Proposal struct {
 	Notes []string
 	// Refusals do: each says what, why, and what to do.
 	Refusals []string
+	// Shortages are refusals that may be none any more once what the plan stops has given back its memory.
+	Shortages []string
 	// Brief are those of the claim's units that may run again as soon as the guest's functions have left their drivers.
 	Brief []string
 	// Frees says that somebody uses the guest's functions who is to go first.
@@ -82,6 +84,11 @@ type Proposal struct {
 // Refuse adds a refusal.
 func (p *Proposal) Refuse(format string, args ...any) {
 	p.Refusals = append(p.Refusals, fmt.Sprintf(format, args...))
+}
+
+// Short adds a shortage.
+func (p *Proposal) Short(format string, args ...any) {
+	p.Shortages = append(p.Shortages, fmt.Sprintf(format, args...))
 }
 
 // Warn adds a warning.

@@ -135,7 +135,10 @@ func runGroups(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := h.LoadLedger(); err != nil && !errors.Is(err, os.ErrPermission) {
+	unseen := false
+	if err := h.LoadLedger(); errors.Is(err, os.ErrPermission) {
+		h.Ledger, unseen = &hook.Ledger{}, true
+	} else if err != nil {
 		return err
 	}
 	groups, err := gatherGroups(h)
@@ -143,7 +146,10 @@ func runGroups(o options, args []string) error {
 		return err
 	}
 	if o.json {
-		return printJSON(groups)
+		return printJSON(struct {
+			Groups []groupRow `json:"groups"`
+			Unseen bool       `json:"unseen"` // which guests have functions
+		}{groups, unseen})
 	}
 	if len(groups) == 0 {
 		return errors.New("there are no IOMMU groups: the IOMMU is off; turn on VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on")
@@ -160,6 +166,9 @@ func runGroups(o options, args []string) error {
 			}
 			out("  %s", strings.TrimSpace(fmt.Sprintf("%s [%s] %s (%s%s) %s", f.Address, f.ID, f.Class, driver, guest, f.Name)))
 		}
+	}
+	if unseen {
+		out("not seen: which guests have functions; try sudo qemu-hook groups")
 	}
 	return nil
 }

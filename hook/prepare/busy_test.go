@@ -943,3 +943,45 @@ func TestOverrideComesBack(t *testing.T) {
 		t.Errorf("the override is %q, %v", v, err)
 	}
 }
+
+// What is stopped gives its memory back, so a shortage of before is none yet; one that stays refuses the guest, and what was
+// stopped runs again.
+func TestMemoryOfWhatIsStopped(t *testing.T) {
+	const gib = 1 << 30
+	for _, frees := range []bool{true, false} {
+		r := busy(t, "PROCESSES=2000 cgroup=/system.slice/ollama.service open=/dev/nvidia0 ollama ollama")
+		r.configure(`services.stop = ["ollama.service"]`)
+		r.model.UseMemory(0, 18*gib>>10)
+		before := r.snapshot()
+		n := card()
+		n.Memory = []domain.Backend{{Bytes: 16 * gib, PageKiB: 2048}}
+		plan, err := prepare.NewPlan(context.Background(), r.host(), n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(plan.Refusals) > 0 || !strings.Contains(strings.Join(plan.Warnings, "\n"), "looked at again when what is to be stopped has given back its memory") {
+			t.Errorf("the plan refuses with %q and warns of %q", plan.Refusals, plan.Warnings)
+		}
+		r.model.AfterChange(func(c sysfstest.Change) error {
+			if c.Path == "ollama.service" && c.Value == "stop" && frees {
+				r.model.UseMemory(0, -18*gib>>10)
+			}
+			return nil
+		})
+		err = r.prepare(n)
+		if frees {
+			if err != nil {
+				t.Errorf("prepare: %v", err)
+			}
+			if v, _ := r.model.FS().Read("/sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages"); v != "8192" {
+				t.Errorf("the pool has %s pages", v)
+			}
+			if err := r.release(n); err != nil {
+				t.Errorf("release: %v", err)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), "are missing; node 0 has") {
+			t.Errorf("prepare without the memory: %v", err)
+		}
+		r.wantAsBefore(before, "in the end")
+	}
+}

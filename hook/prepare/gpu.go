@@ -401,6 +401,29 @@ func viable(h *hook.Host, n *domain.Needs, functions []domain.Function, address,
 	return nil
 }
 
+// verifyGroups looks once more whether the groups can be given to the guest: another driver may have taken a function of
+// theirs meanwhile.
+func verifyGroups(h *hook.Host, n *domain.Needs) error {
+	functions, err := functionsOf(h, n)
+	if err != nil {
+		return err
+	}
+	var p hook.Proposal
+	for _, f := range functions {
+		group, err := h.PCIGroup(f.Address)
+		if err != nil {
+			return err
+		}
+		if err := viable(h, n, functions, f.Address, group, &p); err != nil {
+			return err
+		}
+	}
+	if len(p.Refusals) > 0 {
+		return &hook.Refusal{Guest: n.Guest.Name, Reasons: p.Refusals}
+	}
+	return nil
+}
+
 // asks reports whether the domain takes the function too, through the hook or through libvirt.
 func asks(n *domain.Needs, functions []domain.Function, address string) bool {
 	return slices.Contains(n.LibvirtPCI, address) ||

@@ -264,13 +264,13 @@ func (b *budget) refuse(r pageRequest, left uint64, nodes []int, p *hook.Proposa
 		where = append(where, fmt.Sprintf("node %d has %s free and %s reclaimable",
 			node, hook.FormatBytes(m.Free), hook.FormatBytes(m.Reclaimable)))
 	}
-	p.Refuse("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
+	p.Short("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
 		r.count, r.kib, left, hook.FormatBytes(left*r.kib<<10), strings.Join(where, ", "))
 }
 
 // checkReserve refuses what would leave the host less memory than `hugepages.host_reserve`.
 func (b *budget) checkReserve(p *hook.Proposal) error {
-	if len(p.Refusals) > 0 {
+	if len(p.Refusals)+len(p.Shortages) > 0 {
 		return nil
 	}
 	var missing uint64
@@ -298,7 +298,7 @@ func (b *budget) checkReserve(p *hook.Proposal) error {
 	if have >= missing+reserve {
 		return nil
 	}
-	say := p.Refuse
+	say := p.Short
 	if zfs {
 		// What ZFS gives up under pressure is a guess.
 		say = p.Warn

@@ -29,7 +29,12 @@ type Plan struct {
 	// Brief and Frees are as in a proposal.
 	Brief []string
 	Frees bool
+
+	quiet bool // what is to be stopped is stopped
 }
+
+// stops reports whether the plan stops anything that has memory.
+func (p *Plan) stops() bool { return !p.quiet && (p.Frees || len(p.Claim.Units) > 0) }
 
 // A StepPlan is one step's part of a plan.
 type StepPlan struct {
@@ -40,7 +45,12 @@ type StepPlan struct {
 // NewPlan asks every step that is switched on. It writes nothing and collects all refusals. An error means that the
 // host could not be read.
 func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) {
-	p := &Plan{Guest: n.Guest}
+	return newPlan(ctx, h, n, false)
+}
+
+// newPlan plans; quiet says that what is to be stopped is stopped.
+func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*Plan, error) {
+	p := &Plan{Guest: n.Guest, quiet: quiet}
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
@@ -88,6 +98,13 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	p.Frees = p.Frees || proposal.Frees
 	p.Changes = append(p.Changes, proposal.Changes...)
 	p.Refusals = append(p.Refusals, proposal.Refusals...)
+	if p.stops() {
+		for _, s := range proposal.Shortages {
+			p.Warnings = append(p.Warnings, s+" (looked at again when what is to be stopped has given back its memory)")
+		}
+	} else {
+		p.Refusals = append(p.Refusals, proposal.Shortages...)
+	}
 	p.Warnings = append(p.Warnings, proposal.Notes...)
 	if required {
 		p.Refusals = append(p.Refusals, proposal.Warnings...)
@@ -221,6 +238,11 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := quiesce(ctx, h, plan, n); err != nil {
 		return nil, err
 	}
+	if plan.stops() && len(n.Memory) > 0 {
+		if err := claimPages(ctx, h, n, guest); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.SettleHugepages(); err != nil {
 		return nil, err
 	}
@@ -237,7 +259,23 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
 		return warnings, err
 	}
+	if err := verifyGroups(h, n); err != nil {
+		return warnings, err
+	}
 	return warnings, letRun(ctx, h, guest, plan.Brief)
+}
+
+// claimPages claims the guest's memory anew, now that what was stopped has given back its own.
+func claimPages(ctx context.Context, h *hook.Host, n *domain.Needs, guest *hook.Guest) error {
+	plan, err := newPlan(ctx, h, n, true)
+	if err != nil {
+		return err
+	}
+	if len(plan.Refusals) > 0 {
+		return &hook.Refusal{Guest: n.Guest.Name, Reasons: plan.Refusals}
+	}
+	guest.Claim.Pages = h.Ledger.Transfer(guest.Claim.Pages, plan.Claim.Pages)
+	return h.SaveLedger()
 }
 
 // letRun starts those units again that were stopped only for the way.
