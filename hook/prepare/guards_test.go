@@ -139,16 +139,19 @@ func TestGuards(t *testing.T) {
 			"sda is mounted on /data",
 		},
 		"ZFS": {
-			"0000:04:00.0", "", []string{"FILES=-- run/udev/data/b259:2 --\nE:ID_FS_TYPE=zfs_member\n-- proc/spl/kstat/zfs/tank/state --\nONLINE"},
+			"0000:04:00.0", "",
+			[]string{"FILES=-- run/udev/data/b259:2 --\nE:ID_FS_TYPE=zfs_member\n-- proc/spl/kstat/zfs/tank/state --\nONLINE"},
 			"nvme0n1p2 belongs to a ZFS pool",
 		},
 		"default route": {
-			"0000:06:00.0", "", []string{"ROUTE=enp6s0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"},
+			"0000:06:00.0", "",
+			[]string{"ROUTE=enp6s0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"},
 			"enp6s0 has the host's default route",
 		},
 		"a better route elsewhere": {
 			"0000:06:00.0", "",
-			[]string{"ROUTE=enp6s0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\nwlan0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"}, "",
+			[]string{"ROUTE=enp6s0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\nwlan0\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0"},
+			"",
 		},
 		"IPv6 alone": {
 			"0000:06:00.0", "",
@@ -160,11 +163,13 @@ func TestGuards(t *testing.T) {
 			[]string{
 				"ROUTE=vlan7\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0",
 				"LINKS=/sys/devices/pci0000:06/0000:06:00.0/net/enp6s0/upper_vlan7 -> /sys/devices/virtual/net/vlan7",
-			}, "enp6s0 has the host's default route",
+			},
+			"enp6s0 has the host's default route",
 		},
 		"port of a bridge": {
 			"0000:06:00.0", "",
-			[]string{"LINKS=/sys/devices/pci0000:06/0000:06:00.0/net/enp6s0/master -> /sys/devices/virtual/net/br0"}, "enp6s0 is a port of br0",
+			[]string{"LINKS=/sys/devices/pci0000:06/0000:06:00.0/net/enp6s0/master -> /sys/devices/virtual/net/br0"},
+			"enp6s0 is a port of br0",
 		},
 		"virtual function in use": {
 			"0000:06:00.0", "",
