@@ -10,23 +10,32 @@ import (
 	"qemu-hook/sysfs"
 )
 
-// LitConnectors returns the connectors of display functions that show something: those of the functions given, and those
-// of all others (drm/cardN/cardN-NAME/status and enabled).
+// LitConnectors returns the connectors of functions that show something (drm/cardN/cardN-NAME/status and enabled), and if
+// there are some, those of all other functions.
 func (h *Host) LitConnectors(addresses []string) (own, elsewhere []string, err error) {
-	all, err := h.ReadDir(sysfs.PCIBus + "/devices")
-	if err != nil {
-		return nil, nil, &sysfs.Error{Op: "list", Path: sysfs.PCIBus + "/devices", Err: err}
-	}
-	for _, a := range all {
+	for _, a := range addresses {
 		lit, err := h.litConnectors(a)
 		if err != nil {
 			return nil, nil, err
 		}
+		own = append(own, lit...)
+	}
+	if len(own) == 0 {
+		return nil, nil, nil
+	}
+	all, err := h.List(sysfs.PCIBus + "/devices")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, a := range all {
 		if slices.Contains(addresses, a) {
-			own = append(own, lit...)
-		} else {
-			elsewhere = append(elsewhere, lit...)
+			continue
 		}
+		lit, err := h.litConnectors(a)
+		if err != nil {
+			return nil, nil, err
+		}
+		elsewhere = append(elsewhere, lit...)
 	}
 	return own, elsewhere, nil
 }

@@ -1,8 +1,6 @@
 package sysfs
 
 import (
-	"errors"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -11,36 +9,37 @@ import (
 
 const blockClass = "/sys/class/block"
 
-// BlockDevices returns the names of the disks below a PCI function and of their partitions, "nvme0n1", "nvme0n1p2": those in
-// folders "block", wherever they lie, and NVMe's disks that native multipath keeps elsewhere.
-func (h FS) BlockDevices(address string) ([]string, error) {
-	var disks []string
-	err := h.walkDevices(PCIDevice(address), 0, func(dir string, names []string) error {
+// Inhabitants returns the names of the disks below a PCI function with their partitions, "nvme0n1", "nvme0n1p2", and of its
+// network interfaces: what lies in folders "block" and "net", wherever they are, and NVMe's disks that native multipath
+// keeps elsewhere.
+func (h FS) Inhabitants(address string) (disks, interfaces []string, err error) {
+	var whole []string
+	err = h.walkDevices(PCIDevice(address), 0, func(dir string) {
 		switch path.Base(path.Dir(dir)) {
 		case "block":
-			disks = append(disks, path.Base(dir))
+			whole = append(whole, path.Base(dir))
+		case "net":
+			interfaces = append(interfaces, path.Base(dir))
 		case "nvme":
-			disks = append(disks, h.multipathDisks(path.Base(dir))...)
+			whole = append(whole, h.multipathDisks(path.Base(dir))...)
 		}
-		return nil
 	})
-	var all []string
-	for _, d := range disks {
-		if slices.Contains(all, d) {
+	for _, d := range whole {
+		if slices.Contains(disks, d) {
 			continue
 		}
-		all = append(all, d)
+		disks = append(disks, d)
 		names, err := h.ReadDir(path.Join(blockClass, d))
 		if err != nil {
 			continue // it goes at this moment, or is one of multipath's hidden paths
 		}
 		for _, n := range names {
 			if h.Exists(path.Join(blockClass, d, n, "partition")) {
-				all = append(all, n)
+				disks = append(disks, n)
 			}
 		}
 	}
-	return all, err
+	return disks, interfaces, err
 }
 
 // multipathDisks returns the disks of an NVMe controller's subsystem.
@@ -63,36 +62,6 @@ func (h FS) multipathDisks(controller string) []string {
 		}
 	}
 	return disks
-}
-
-// walkDevices goes through a device's directory and all below it, never through a link and not into other PCI functions.
-func (h FS) walkDevices(dir string, depth int, visit func(dir string, names []string) error) error {
-	const deepest = 16
-	names, err := h.ReadDir(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EACCES):
-		return nil
-	case err != nil:
-		return &Error{Op: "list", Path: dir, Err: err}
-	case depth > deepest:
-		return nil
-	}
-	if err := visit(dir, names); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if depth == 0 && isPCIAddress(name) || name == "power" || name == "msi_irqs" {
-			continue
-		}
-		st, err := h.Lstat(dir + "/" + name)
-		if err != nil || st.Type() != syscall.S_IFDIR {
-			continue
-		}
-		if err := h.walkDevices(dir+"/"+name, depth+1, visit); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // A Usage is what the host does with its disks: it is read once for all of them.

@@ -39,7 +39,7 @@ type DeviceNode struct {
 // DeviceNodes returns the nodes of a function: those that sysfs has below it, those that its driver makes elsewhere, and
 // those of the frame buffer that the firmware left in its memory.
 func (h FS) DeviceNodes(address string) ([]DeviceNode, error) {
-	nodes, err := h.nodesBelow(PCIDevice(address), 0)
+	nodes, err := h.nodesBelow(PCIDevice(address))
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (h FS) bootNodes(address string) ([]DeviceNode, error) {
 	}
 	var nodes []DeviceNode
 	for _, f := range framebuffers {
-		more, err := h.nodesBelow(platformBus+"/devices/"+f.Device, 0)
+		more, err := h.nodesBelow(platformBus + "/devices/" + f.Device)
 		if err != nil {
 			return nil, err
 		}
@@ -95,40 +95,41 @@ func (h FS) bootNodes(address string) ([]DeviceNode, error) {
 	return nodes, nil
 }
 
-// nodesBelow walks a device's directory in sysfs, never through a link: a file dev is a node's number, and its folder's name
-// is the node's.
-func (h FS) nodesBelow(dir string, depth int) ([]DeviceNode, error) {
-	const deepest = 16 // an input device behind five hubs of USB lies at 12
-	names, err := h.ReadDir(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENODEV):
-		return nil, nil // it goes at this moment, or is none of ours to see
-	case err != nil:
-		return nil, &Error{Op: "list", Path: dir, Err: err}
-	case depth > deepest:
-		return nil, nil
-	}
+// nodesBelow returns the nodes of a device and of all below it: a file dev is a node's number, and its folder's name is the
+// node's.
+func (h FS) nodesBelow(dir string) ([]DeviceNode, error) {
 	var nodes []DeviceNode
-	if slices.Contains(names, "dev") {
+	err := h.walkDevices(dir, 0, func(dir string) {
 		if n, ok := h.nodeOf(dir); ok {
 			nodes = append(nodes, n)
 		}
+	})
+	return nodes, err
+}
+
+// walkDevices goes through a device's directory and all below it, never through a link and not into other PCI functions,
+// which lie behind a bridge.
+func (h FS) walkDevices(dir string, depth int, visit func(dir string)) error {
+	const deepest = 16 // an input device behind five hubs of USB lies at 12
+	names, err := h.SubDirs(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ENODEV):
+		return nil // it goes at this moment, or is none of ours to see
+	case err != nil:
+		return &Error{Op: "list", Path: dir, Err: err}
+	case depth > deepest:
+		return nil
 	}
+	visit(dir)
 	for _, name := range names {
 		if isPCIAddress(name) || name == "power" || name == "msi_irqs" {
-			continue // another function, behind a bridge; what holds no devices
+			continue // what holds no devices
 		}
-		st, err := h.Lstat(dir + "/" + name)
-		if err != nil || st.Type() != syscall.S_IFDIR {
-			continue
+		if err := h.walkDevices(dir+"/"+name, depth+1, visit); err != nil {
+			return err
 		}
-		more, err := h.nodesBelow(dir+"/"+name, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		nodes = append(nodes, more...)
 	}
-	return nodes, nil
+	return nil
 }
 
 // isPCIAddress tells a function's name, 0000:01:00.0, from that of a device on a bus of input devices,

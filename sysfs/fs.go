@@ -27,6 +27,8 @@ type Kernel interface {
 	WriteFile(name string, value []byte) error
 	// ReadDir returns the names in a directory, sorted.
 	ReadDir(name string) ([]string, error)
+	// SubDirs returns the names of a directory's own subdirectories, sorted: no links to others.
+	SubDirs(name string) ([]string, error)
 	// Readlink returns the target of a symbolic link, unresolved.
 	Readlink(name string) (string, error)
 	// Stat describes a file; it follows a final symbolic link, Lstat does not.

@@ -10,18 +10,6 @@ import (
 
 const netClass = "/sys/class/net"
 
-// NetInterfaces returns the network interfaces of a PCI function: those in folders "net" below it.
-func (h FS) NetInterfaces(address string) ([]string, error) {
-	var all []string
-	err := h.walkDevices(PCIDevice(address), 0, func(dir string, _ []string) error {
-		if path.Base(path.Dir(dir)) == "net" {
-			all = append(all, path.Base(dir))
-		}
-		return nil
-	})
-	return all, err
-}
-
 // NetUse says what the host needs an interface for: its default route, a bridge or bond of which it is a port.
 func (h FS) NetUse(name string) []string {
 	var uses []string

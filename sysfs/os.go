@@ -114,6 +114,20 @@ func (k osKernel) ReadDir(name string) ([]string, error) {
 	return names, errno(err)
 }
 
+func (k osKernel) SubDirs(name string) ([]string, error) {
+	entries, err := os.ReadDir(k.path(name))
+	if err != nil {
+		return nil, errno(err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
 func (k osKernel) Readlink(name string) (string, error) {
 	s, err := os.Readlink(k.path(name))
 	return s, errno(err)

@@ -7,7 +7,6 @@ import (
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
-	"qemu-hook/sysfs"
 )
 
 // guard says why the host cannot do without a function; nothing if the configuration forces it.
@@ -20,16 +19,16 @@ func guard(h *hook.Host, n *domain.Needs, address string) ([]string, error) {
 		reasons = append(reasons, fmt.Sprintf("%s is needed by the host: %s; take another device, or say pci.force = [%q] in the configuration",
 			h.FormatPCI(address), what, address))
 	}
-	uses, err := diskUses(h, address)
+	disks, interfaces, err := h.Inhabitants(address)
+	if err != nil {
+		return nil, err
+	}
+	uses, err := diskUses(h, disks)
 	if err != nil {
 		return nil, err
 	}
 	if len(uses) > 0 {
 		refuse(strings.Join(uses, ", "))
-	}
-	interfaces, err := h.NetInterfaces(address)
-	if err != nil {
-		return nil, err
 	}
 	for _, i := range interfaces {
 		for _, use := range h.NetUse(i) {
@@ -60,14 +59,13 @@ func guard(h *hook.Host, n *domain.Needs, address string) ([]string, error) {
 	return reasons, nil
 }
 
-// diskUses says what the disks below a function are used for.
-func diskUses(h *hook.Host, address string) ([]string, error) {
-	disks, err := h.BlockDevices(address)
-	if err != nil || len(disks) == 0 {
-		return nil, err
+// diskUses says what disks are used for.
+func diskUses(h *hook.Host, disks []string) ([]string, error) {
+	if len(disks) == 0 {
+		return nil, nil
 	}
-	var usage *sysfs.Usage
-	if usage, err = h.DiskUsage(); err != nil {
+	usage, err := h.DiskUsage()
+	if err != nil {
 		return nil, err
 	}
 	var uses []string

@@ -53,6 +53,21 @@ func (k inProcess) ReadDir(name string) ([]string, error) {
 	return names, err
 }
 
+func (k inProcess) SubDirs(name string) ([]string, error) {
+	n, err := k.v.Walk(name, true)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := k.v.ReadDir(n)
+	var names []string
+	for _, e := range entries {
+		if e.Type == syscall.S_IFDIR {
+			names = append(names, e.Name)
+		}
+	}
+	return names, err
+}
+
 func (k inProcess) Readlink(name string) (string, error) {
 	n, err := k.v.Walk(name, false)
 	if err != nil {
