@@ -19,15 +19,18 @@ type ConsoleBaseline struct {
 	Framebuffers []sysfs.PlatformFramebuffer `json:"framebuffers,omitempty"`
 }
 
-// TakeConsole takes the host's console off the card, if the guest claims that, and notes what there was first.
+// TakeConsole takes the host's console and the firmware's frame buffer off the card, as far as the guest claims that, and
+// notes first what there was.
 func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
 	g := h.Ledger.Guests[uuid]
-	if g == nil || !g.Claim.Console {
+	if g == nil || !g.Claim.Console && !g.Claim.Framebuffer {
 		return nil
 	}
-	b := h.Ledger.Console
-	if b == nil {
-		b = new(ConsoleBaseline)
+	b := ConsoleBaseline{}
+	if h.Ledger.Console != nil {
+		b = *h.Ledger.Console
+	}
+	if g.Claim.Console && len(b.Consoles) == 0 {
 		consoles, err := h.VTConsoles()
 		if err != nil {
 			return err
@@ -37,6 +40,8 @@ func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
 				b.Consoles = append(b.Consoles, c.Name)
 			}
 		}
+	}
+	if g.Claim.Framebuffer && len(b.Framebuffers) == 0 {
 		framebuffers, err := h.PlatformFramebuffers()
 		if err != nil {
 			return err
@@ -46,49 +51,69 @@ func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
 				b.Framebuffers = append(b.Framebuffers, f)
 			}
 		}
-		if len(b.Consoles) == 0 && len(b.Framebuffers) == 0 {
-			return nil
-		}
-		h.Ledger.Console = b
-		if err := h.SaveLedger(); err != nil {
-			return err
+	}
+	if len(b.Consoles) == 0 && len(b.Framebuffers) == 0 {
+		return nil
+	}
+	h.Ledger.Console = &b
+	if err := h.SaveLedger(); err != nil {
+		return err
+	}
+	if g.Claim.Console {
+		for _, c := range b.Consoles {
+			if err := h.bindConsole(ctx, c, "0"); err != nil {
+				return err
+			}
+			h.Logf(Info, "%s: the console is taken off the frame buffer", c)
 		}
 	}
-	for _, c := range b.Consoles {
-		if err := h.BindConsole(c, false); err != nil {
-			return err
+	if g.Claim.Framebuffer {
+		for _, f := range b.Framebuffers {
+			if err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("unbind"), f.Device)); err != nil {
+				return err
+			}
+			h.Logf(Info, "%s: taken from its driver %s", f.Device, f.Driver)
 		}
-		h.Logf(Info, "%s: the console is taken off the frame buffer", c)
-	}
-	for _, f := range b.Framebuffers {
-		if err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("unbind"), f.Device)); err != nil {
-			return err
-		}
-		h.Logf(Info, "%s: taken from its driver %s", f.Device, f.Driver)
 	}
 	return nil
 }
 
-// SettleConsole gives the console back when no guest claims the card that it is on: the firmware's frame buffer, as far as
-// the kernel still has it, then the virtual terminals.
+// bindConsole binds a console driver or takes it off the virtual terminals. The kernel may hold the console for long.
+func (h *Host) bindConsole(ctx context.Context, name, value string) error {
+	return h.slow(ctx, slowTimeout(""), sysfs.VTConsoleBind(name), value)
+}
+
+// SettleConsole gives back what no guest claims: the firmware's frame buffer, as far as the kernel still has it, then the
+// virtual terminals.
 func (h *Host) SettleConsole(ctx context.Context) error {
 	b := h.Ledger.Console
 	if b == nil {
 		return nil
 	}
+	var claims Claim
 	for _, g := range h.Ledger.Guests {
-		if g.Claim.Console {
-			return nil
-		}
+		claims.Add(g.Claim)
 	}
 	var errs error
-	for _, f := range b.Framebuffers {
-		errs = errors.Join(errs, h.giveFramebufferBack(ctx, f))
+	if !claims.Framebuffer {
+		var err error
+		for _, f := range b.Framebuffers {
+			err = errors.Join(err, h.giveFramebufferBack(ctx, f))
+		}
+		if errs = err; err == nil {
+			b.Framebuffers = nil
+		}
 	}
-	for _, c := range b.Consoles {
-		errs = errors.Join(errs, gone(h.giveConsoleBack(c, b)))
+	if !claims.Console {
+		var err error
+		for _, c := range b.Consoles {
+			err = errors.Join(err, gone(h.giveConsoleBack(ctx, c, b)))
+		}
+		if errs = errors.Join(errs, err); err == nil {
+			b.Consoles = nil
+		}
 	}
-	if errs == nil {
+	if len(b.Framebuffers) == 0 && len(b.Consoles) == 0 {
 		h.Ledger.Console = nil
 	}
 	return errors.Join(errs, h.SaveLedger())
@@ -97,8 +122,8 @@ func (h *Host) SettleConsole(ctx context.Context) error {
 // giveConsoleBack binds a console driver again. The kernel takes the write for done and does nothing where no driver is left
 // that was built for the boot (vt_bind in drivers/tty/vt/vt.c): then the one that stands in has to be unbound, upon which the
 // kernel takes the other.
-func (h *Host) giveConsoleBack(name string, b *ConsoleBaseline) error {
-	if err := h.BindConsole(name, true); err != nil {
+func (h *Host) giveConsoleBack(ctx context.Context, name string, b *ConsoleBaseline) error {
+	if err := h.bindConsole(ctx, name, "1"); err != nil {
 		return err
 	}
 	consoles, err := h.VTConsoles()
@@ -107,7 +132,7 @@ func (h *Host) giveConsoleBack(name string, b *ConsoleBaseline) error {
 	}
 	for _, c := range consoles {
 		if c.Bound && !slices.Contains(b.Consoles, c.Name) {
-			if err := h.BindConsole(c.Name, false); err != nil {
+			if err := h.bindConsole(ctx, c.Name, "0"); err != nil {
 				return err
 			}
 		}

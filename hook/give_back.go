@@ -14,10 +14,22 @@ func (h *Host) Settle(ctx context.Context) error {
 // GiveBack undoes the guest's changes, drops its claim and settles what was shared, in the reverse order of
 // preparation. Every part is tried, whatever fails. What could not be undone stays on record and stays the guest's,
 // for the next release or recover.
+//
+// What is bound by hand is given back only where no guest uses it.
 func (h *Host) GiveBack(ctx context.Context, uuid string) error {
-	err := h.keepByHand(uuid)
-	_, uerr := h.UndoAll(ctx, uuid, nil)
-	err = errors.Join(err, uerr)
+	if uuid == HandUUID {
+		return h.UnbindAll(ctx)
+	}
+	return h.giveBack(ctx, uuid)
+}
+
+// GiveBackAfterRun is [Host.GiveBack] for a guest that was prepared: functions that are to stay on vfio after it do.
+func (h *Host) GiveBackAfterRun(ctx context.Context, uuid string) error {
+	return errors.Join(h.keepByHand(uuid), h.GiveBack(ctx, uuid))
+}
+
+func (h *Host) giveBack(ctx context.Context, uuid string) error {
+	_, err := h.UndoAll(ctx, uuid, nil)
 	guest := h.Ledger.Guests[uuid]
 	h.Ledger.Release(uuid)
 	if rest, rerr := h.Recorded(uuid); len(rest) > 0 || rerr != nil {

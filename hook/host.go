@@ -77,6 +77,8 @@ type Proposal struct {
 	Shortages []string
 	// Brief are those of the claim's units that may run again as soon as the guest's functions have left their drivers.
 	Brief []string
+	// Unseen names functions whose users could not be seen whole; "" if they were.
+	Unseen string
 	// Frees says that somebody uses the guest's functions who is to go first.
 	Frees bool
 }

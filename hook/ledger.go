@@ -3,6 +3,7 @@ package hook
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"qemu-hook/cpuset"
@@ -59,13 +60,30 @@ type Claim struct {
 	Units []string `json:"units,omitempty"`
 	// Console says that the host's console is off the card.
 	Console bool `json:"console,omitempty"`
+	// Framebuffer says that the firmware's frame buffer is off the card.
+	Framebuffer bool `json:"framebuffer,omitempty"`
 	// Ports are PCI ports that are to stay awake.
 	Ports []string `json:"ports,omitempty"`
 }
 
 // Empty reports whether nothing is claimed.
 func (c *Claim) Empty() bool {
-	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && len(c.Ports) == 0
+	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && !c.Framebuffer && len(c.Ports) == 0
+}
+
+// Add takes what another claim has of units, the console and ports into this one.
+func (c *Claim) Add(o Claim) {
+	for _, u := range o.Units {
+		if !slices.Contains(c.Units, u) {
+			c.Units = append(c.Units, u)
+		}
+	}
+	for _, p := range o.Ports {
+		if !slices.Contains(c.Ports, p) {
+			c.Ports = append(c.Ports, p)
+		}
+	}
+	c.Console, c.Framebuffer = c.Console || o.Console, c.Framebuffer || o.Framebuffer
 }
 
 // A PageClaim is a number of pages of one pool.

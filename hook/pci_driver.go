@@ -41,6 +41,8 @@ type PCIDriver struct {
 	FromReset string `json:"from_reset,omitempty"`
 	// Stay leaves the function on the driver To when its guest is gone.
 	Stay bool `json:"stay,omitempty"`
+	// Rescan has a function whose driver does not come back taken off the bus and found again.
+	Rescan bool `json:"rescan,omitempty"`
 }
 
 // driverTimeout bounds the wait for a driver to show up behind a probe.
@@ -238,15 +240,14 @@ func (c *PCIDriver) comeHome(ctx context.Context, h *Host) error {
 		return err
 	}
 	err := c.probe(ctx, h, c.From)
-	if err == nil || !h.Config.GPU.Rescan || h.Stuck(c.Address) != "" {
+	if err == nil || !c.Rescan || h.Stuck(c.Address) != "" {
 		return err
 	}
 	h.Logf(Warning, "%v; taking it off the bus and looking for it again, as gpu.rescan says", err)
-	if err := h.slow(ctx, slowTimeout(""), sysfs.PCIDevice(c.Address)+"/remove", "1"); err != nil {
-		return err
-	}
-	if err := h.slow(ctx, slowTimeout(""), sysfs.PCIBus+"/rescan", "1"); err != nil {
-		return err
+	for _, path := range []string{sysfs.PCIDevice(c.Address) + "/remove", sysfs.PCIBus + "/rescan"} {
+		if err := h.stuckAt(ctx, c.Address, nil, h.slow(ctx, slowTimeout(""), path, "1")); err != nil {
+			return err
+		}
 	}
 	if !h.Exists(sysfs.PCIDevice(c.Address)) {
 		return fmt.Errorf("%s did not come back when the bus was looked through; only a reboot helps", c.Address)
@@ -259,9 +260,7 @@ func (c *PCIDriver) loadModule(ctx context.Context, h *Host) error {
 	if c.Module == "" || h.Exists(sysfs.PCIDriverAttr(c.To, "")) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
-	defer cancel()
-	if err := h.LoadModule(ctx, c.Module); err != nil {
+	if err := h.load(ctx, c, c.Module); err != nil {
 		return err
 	}
 	driver, err := h.ModulePCIDriver(c.Module)
@@ -287,25 +286,28 @@ func (c *PCIDriver) leave(ctx context.Context, h *Host, driver string) error {
 		return nil
 	case c.Unload && driver == c.From:
 		return c.unloadHostModules(ctx, h)
-	case driver == "nvidia":
-		// Its unbind waits, for ever, for the last user to go: nobody must have the card open when it begins.
-		if err := c.proveUnused(ctx, h); err != nil {
-			return err
-		}
+	}
+	// Some drivers wait in their unbind, for ever, for the last user to go, and with others the users die: nobody must have
+	// the function open when it begins, whatever was seen before the memory was taken.
+	if err := c.proveUnused(ctx, h, driver); err != nil {
+		return err
 	}
 	return c.unbind(ctx, h, driver)
 }
 
 // proveUnused looks who has the card open, again and again until gpu.deadline: a status bar that polls the card has it
 // open only now and then.
-func (c *PCIDriver) proveUnused(ctx context.Context, h *Host) error {
+func (c *PCIDriver) proveUnused(ctx context.Context, h *Host, driver string) error {
 	ctx, cancel := context.WithTimeout(ctx, h.Config.GPU.Deadline)
 	defer cancel()
 	var last error
 	err := poll(ctx, func() (bool, error) {
-		users, err := h.Users(ctx, c.Address)
+		users, unseen, err := h.SeenUsers(ctx, c.Address)
 		if err != nil {
 			return false, err
+		}
+		if unseen {
+			return false, errors.New(Unseen(h.FormatPCI(c.Address)))
 		}
 		last = nil
 		if len(users) > 0 {
@@ -313,7 +315,10 @@ func (c *PCIDriver) proveUnused(ctx context.Context, h *Host) error {
 				h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
 			return false, nil
 		}
-		busy, err := h.nvidiaBusy(c.Address)
+		busy := false
+		if driver == "nvidia" {
+			busy, err = h.nvidiaBusy(c.Address)
+		}
 		if busy {
 			last = fmt.Errorf("%s is in use, and no process has it open: something holds a buffer on it; close the programs that used it",
 				h.FormatPCI(c.Address))
@@ -389,9 +394,7 @@ func (c *PCIDriver) loadHostModules(ctx context.Context, h *Host) error {
 		if h.ModuleLoaded(m) {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
-		errs = errors.Join(errs, h.LoadModule(ctx, m))
-		cancel()
+		errs = errors.Join(errs, h.load(ctx, c, m))
 	}
 	return errs
 }
@@ -478,6 +481,13 @@ func (h *Host) unload(ctx context.Context, c *PCIDriver, module string) error {
 	ctx, cancel := context.WithTimeout(ctx, slowTimeout(c.From))
 	defer cancel()
 	return h.stuckAt(ctx, c.Address, nil, h.Slow.Unload(ctx, module))
+}
+
+// load loads a module for the function: its driver probes it, which may never return.
+func (h *Host) load(ctx context.Context, c *PCIDriver, module string) error {
+	ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
+	defer cancel()
+	return h.stuckAt(ctx, c.Address, nil, h.Slow.Load(ctx, module))
 }
 
 // slow writes an attribute, in the worker.

@@ -84,6 +84,9 @@ func (c *Persistence) Undo(ctx context.Context, h *Host) error {
 	if !c.Was || h.Stopping(ctx) {
 		return nil
 	}
+	if why := h.Stuck(c.Address); why != "" {
+		return &StuckError{c.Address, why}
+	}
 	if !h.Exists(sysfs.PCIDevice(c.Address)) {
 		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
 	}

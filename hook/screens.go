@@ -68,15 +68,11 @@ func (h *Host) litConnectors(address string) (lit []string, err error) {
 	return lit, nil
 }
 
-// OwnsConsole reports whether the host's console is on the function: a frame buffer that the firmware left lies in its
-// memory, or it is the card whose frame buffer the kernel draws the console on. That is the one that the firmware started
-// (boot_vga), as far as it has a frame buffer ("primary device" of drivers/video/fbdev/core/fbcon.c), else the first there is.
+// OwnsConsole reports whether the host's console is on the function: it is the card whose frame buffer the kernel draws the
+// console on. That is the one that the firmware started (boot_vga), as far as it has a frame buffer ("primary device" of
+// drivers/video/fbdev/core/fbcon.c), else the first there is, which may be the one that the firmware left in a card's memory.
 // With no frame buffer at all it is the card that the firmware started.
 func (h *Host) OwnsConsole(address string) (bool, error) {
-	left, err := h.BootFramebuffers(address)
-	if err != nil || len(left) > 0 {
-		return len(left) > 0, err
-	}
 	boot, err := h.bootVGA(address)
 	if err != nil {
 		return false, err
@@ -104,13 +100,16 @@ func (h *Host) OwnsConsole(address string) (bool, error) {
 			primary = true
 		}
 	}
-	switch {
+	switch card := functionIn(first); {
 	case first == "":
 		return boot, nil
 	case primary:
 		return boot && own, nil
+	case card != "":
+		return card == address, nil
 	}
-	return functionIn(first) == address, nil
+	left, err := h.BootFramebuffers(address)
+	return len(left) > 0, err
 }
 
 func (h *Host) bootVGA(address string) (bool, error) {

@@ -21,12 +21,15 @@ type SlowWriter interface {
 	Write(ctx context.Context, path, value string) error
 	// Unload is [sysfs.FS.UnloadModule].
 	Unload(ctx context.Context, module string) error
+	// Load is [sysfs.FS.LoadModule]: a driver's module that is loaded probes the driver's devices.
+	Load(ctx context.Context, module string) error
 	Close()
 }
 
 // A WedgedError is a write that the kernel has not finished. The process that waits in it cannot be killed.
 type WedgedError struct {
-	Path, Value string // the value is "" for a module that is unloaded
+	Path, Value string // the value is "" for a module
+	Loads       bool   // it is loaded, else unloaded
 	After       time.Duration
 	Worker      sysfs.Process // who waits; zero if it cannot be told
 }
@@ -35,6 +38,9 @@ func (e *WedgedError) Error() string { return e.what() + "; only a reboot helps"
 
 func (e *WedgedError) what() string {
 	after := e.After.Round(time.Second)
+	if e.Loads {
+		return fmt.Sprintf("loading the module %s has not returned for %s", e.Path, after)
+	}
 	if e.Value == "" {
 		return fmt.Sprintf("unloading the module %s has not returned for %s", e.Path, after)
 	}
@@ -50,6 +56,10 @@ func (w Inline) Write(ctx context.Context, path, value string) error {
 
 func (w Inline) Unload(ctx context.Context, module string) error {
 	return inline(ctx, func() error { return w.FS.UnloadModule(module) }, WedgedError{Path: module})
+}
+
+func (w Inline) Load(ctx context.Context, module string) error {
+	return inline(ctx, func() error { return w.FS.LoadModule(context.WithoutCancel(ctx), module) }, WedgedError{Path: module, Loads: true})
 }
 
 func inline(ctx context.Context, f func() error, wedged WedgedError) error {
@@ -83,8 +93,8 @@ type Worker struct {
 	pipe     *os.File
 }
 
-// workerRequest is a write, or the unloading of a module.
-type workerRequest struct{ Path, Value, Unload string }
+// workerRequest is a write, or a module to be unloaded or loaded.
+type workerRequest struct{ Path, Value, Unload, Load string }
 
 type workerReply struct {
 	Errno syscall.Errno
@@ -135,6 +145,15 @@ func (w *Worker) Unload(ctx context.Context, module string) error {
 	var failed *workerError
 	if errors.As(err, &failed) {
 		return &sysfs.Error{Op: "unload module", Path: module, Err: failed.cause}
+	}
+	return err
+}
+
+func (w *Worker) Load(ctx context.Context, module string) error {
+	err := w.do(ctx, workerRequest{Load: module}, WedgedError{Path: module, Loads: true})
+	var failed *workerError
+	if errors.As(err, &failed) {
+		return failed.cause // which says all
 	}
 	return err
 }
@@ -230,9 +249,14 @@ func RunWorker(root string) error {
 		}
 		var reply workerReply
 		var err error
-		if r.Unload != "" {
+		switch {
+		case r.Unload != "":
 			err = host.UnloadModule(r.Unload)
-		} else {
+		case r.Load != "":
+			if err = host.LoadModule(context.Background(), r.Load); err != nil {
+				err = errors.New(err.Error())
+			}
+		default:
 			err = host.Write(r.Path, r.Value)
 		}
 		if err != nil && !errors.As(err, &reply.Errno) {

@@ -74,9 +74,7 @@ func (h *Host) SettleUnits(ctx context.Context) error {
 func (h *Host) startUnit(ctx context.Context, unit string) error {
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
-	if runs, err := h.Systemd.UnitRuns(ctx, unit); err != nil || runs {
-		return err
-	}
+	// Also one that seems to run: it may be on its way down still.
 	if err := h.Systemd.StartUnit(ctx, unit); err != nil {
 		return err
 	}
@@ -84,7 +82,20 @@ func (h *Host) startUnit(ctx context.Context, unit string) error {
 	return nil
 }
 
+// NVIDIAServices hold every NVIDIA card of the host open. They are stopped while a card leaves its driver, and for as long as
+// no card is left.
+func NVIDIAServices() []string {
+	return []string{"nvidia-persistenced.service", "nvidia-powerd.service"}
+}
+
+// unitClaimed reports whether some guest has it that the unit does not run. NVIDIA's services are for the cards that the host
+// has: once it has one again they run.
 func (h *Host) unitClaimed(unit string) bool {
+	if slices.Contains(NVIDIAServices(), unit) {
+		if cards, err := h.DriverDevices("nvidia"); err == nil && len(cards) > 0 {
+			return false
+		}
+	}
 	for _, g := range h.Ledger.Guests {
 		if slices.Contains(g.Claim.Units, unit) {
 			return true

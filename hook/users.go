@@ -26,6 +26,12 @@ func (h *Host) Users(ctx context.Context, addresses ...string) ([]User, error) {
 	return users, err
 }
 
+// Unseen says that the users of functions could not be seen whole, though this is root.
+func Unseen(functions string) string {
+	return "cannot tell who uses " + functions + ": the open files of some processes are not to be seen, also not by root; " +
+		"where SELinux confines libvirt's hooks: setsebool -P virt_hooks_unconfined 1"
+}
+
 // SeenUsers is [Host.Users], and says whether there were processes that could not be looked at.
 func (h *Host) SeenUsers(ctx context.Context, addresses ...string) (users []User, unseen bool, err error) {
 	return h.users(ctx, addresses, func(n sysfs.DeviceNode) bool {

@@ -83,14 +83,8 @@ func (h FS) VTConsoles() ([]VTConsole, error) {
 	return all, nil
 }
 
-// BindConsole binds a console driver to the virtual terminals, or takes it off them.
-func (h FS) BindConsole(name string, bound bool) error {
-	v := "0"
-	if bound {
-		v = "1"
-	}
-	return h.Write(path.Join(vtconsoles, name, "bind"), v)
-}
+// VTConsoleBind returns the file that binds a console driver to the virtual terminals ("1") or takes it off them ("0").
+func VTConsoleBind(name string) string { return path.Join(vtconsoles, name, "bind") }
 
 // BootFramebuffers returns what else than the function's own driver has memory inside the function's regions, by the names
 // that /proc/iomem has: "BOOTFB", "efifb", "simple-framebuffer.0".

@@ -54,7 +54,8 @@ func TestConsole(t *testing.T) {
 		t.Errorf("there is no %s", got)
 	}
 	for _, bound := range []bool{true, false, true} {
-		if err := fs.BindConsole("vtcon1", bound); err != nil {
+		value := map[bool]string{true: "1", false: "0"}[bound]
+		if err := fs.Write(sysfs.VTConsoleBind("vtcon1"), value); err != nil {
 			t.Fatal(err)
 		}
 		consoles, err := fs.VTConsoles()
@@ -63,7 +64,7 @@ func TestConsole(t *testing.T) {
 			t.Errorf("error %v, consoles (-want +got):\n%s", err, diff)
 		}
 	}
-	if err := fs.BindConsole("vtcon7", false); err == nil {
+	if err := fs.Write(sysfs.VTConsoleBind("vtcon7"), "0"); err == nil {
 		t.Error("a console that is not there was taken off")
 	}
 }

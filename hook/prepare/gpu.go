@@ -200,7 +200,7 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 		return before, way, claimPort(h, f.Address, p)
 	}
 	before = nil
-	c := &hook.PCIDriver{Address: f.Address, To: vfio.Name, Module: vfio.Module, Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay}
+	c := &hook.PCIDriver{Address: f.Address, To: vfio.Name, Module: vfio.Module, Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan}
 	if c.ID, err = h.PCIID(f.Address); err != nil {
 		return nil, nil, err
 	}
@@ -222,7 +222,11 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 	if err != nil {
 		return nil, nil, err
 	}
-	if !power.Awake() {
+	if power.Awake() {
+		if answers, err := h.PCIAnswers(f.Address); err == nil && !answers {
+			p.Refuse("%s does not answer: its configuration space reads all ones; the card is off the bus, and as a rule only a reboot helps", f.Address)
+		}
+	} else {
 		before = append(before, &hook.PCIPower{Address: f.Address, ID: c.ID, PCIPower: power})
 	}
 	if err := claimPort(h, f.Address, p); err != nil {

@@ -37,7 +37,7 @@ vfio_pci loaded driver=vfio-pci deps=vfio_pci_core alias=vfio_pci:v*d*sv*sd*bc*s
 0000:05:00.0 class=0c0330 id=1b21:3242 driver=xhci_hcd group=5
 0000:06:00.0 class=0200 id=8086:1521 driver=igb group=6
 0000:06:10.0 class=0200 id=8086:1520 driver=@VF@ group=61
-0000:07:00.0 class=0403 id=1102:0012 driver=snd_hda_intel group=7
+0000:07:00.0 class=0300 id=1102:0012 group=7
 0000:07:00.1 class=0403 id=1102:0013 driver=snd_hda_intel group=8
 
 -- cgroups --

@@ -264,8 +264,25 @@ func (b *budget) refuse(r pageRequest, left uint64, nodes []int, p *hook.Proposa
 		where = append(where, fmt.Sprintf("node %d has %s free and %s reclaimable",
 			node, hook.FormatBytes(m.Free), hook.FormatBytes(m.Reclaimable)))
 	}
-	p.Short("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
+	say := p.Short
+	if all, err := b.total(nodes); err == nil && r.count*r.kib<<10 > all {
+		say = p.Refuse // whatever is stopped
+	}
+	say("cannot get %d huge pages of %d KiB: %d (%s) are missing; %s; close programs, lower the guest's <memory>, or reserve pages at boot",
 		r.count, r.kib, left, hook.FormatBytes(left*r.kib<<10), strings.Join(where, ", "))
+}
+
+// total is all the memory of nodes.
+func (b *budget) total(nodes []int) (uint64, error) {
+	var all uint64
+	for _, node := range nodes {
+		m, err := b.h.NodeMemory(node)
+		if err != nil {
+			return 0, err
+		}
+		all += m.Total
+	}
+	return all, nil
 }
 
 // checkReserve refuses what would leave the host less memory than `hugepages.host_reserve`.
@@ -299,6 +316,9 @@ func (b *budget) checkReserve(p *hook.Proposal) error {
 		return nil
 	}
 	say := p.Short
+	if all, err := b.total(slices.Collect(nodes.All())); err == nil && missing+reserve > all {
+		say = p.Refuse
+	}
 	if zfs {
 		// What ZFS gives up under pressure is a guess.
 		say = p.Warn

@@ -29,12 +29,17 @@ type Plan struct {
 	// Brief and Frees are as in a proposal.
 	Brief []string
 	Frees bool
+	// Unseen names functions whose users could not be seen whole; "" if they were.
+	Unseen string
 
 	quiet bool // what is to be stopped is stopped
 }
 
 // stops reports whether the plan stops anything that has memory.
-func (p *Plan) stops() bool { return !p.quiet && (p.Frees || len(p.Claim.Units) > 0) }
+func (p *Plan) stops() bool {
+	large := func(unit string) bool { return !slices.Contains(hook.NVIDIAServices(), unit) }
+	return !p.quiet && (p.Frees || slices.ContainsFunc(p.Claim.Units, large))
+}
 
 // A StepPlan is one step's part of a plan.
 type StepPlan struct {
@@ -91,9 +96,10 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	p.Claim.PCI = append(p.Claim.PCI, proposal.Claim.PCI...)
 	p.Claim.CPUs = p.Claim.CPUs.Union(proposal.Claim.CPUs)
 	p.Claim.Pages = append(p.Claim.Pages, proposal.Claim.Pages...)
-	p.Claim.Units = append(p.Claim.Units, proposal.Claim.Units...)
-	p.Claim.Ports = append(p.Claim.Ports, proposal.Claim.Ports...)
-	p.Claim.Console = p.Claim.Console || proposal.Claim.Console
+	p.Claim.Add(proposal.Claim)
+	if p.Unseen == "" {
+		p.Unseen = proposal.Unseen
+	}
 	p.Brief = append(p.Brief, proposal.Brief...)
 	p.Frees = p.Frees || proposal.Frees
 	p.Changes = append(p.Changes, proposal.Changes...)
@@ -121,8 +127,10 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		return nil, err
 	}
 	plan, err := planAfresh(ctx, h, n)
-	if err == nil && len(plan.Refusals) > 0 {
-		err = &hook.Refusal{Guest: n.Guest.Name, Reasons: plan.Refusals}
+	if err == nil {
+		if reasons := plan.reasons(h); len(reasons) > 0 {
+			err = &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}
+		}
 	}
 	if err == nil {
 		warnings = plan.Warnings
@@ -152,33 +160,59 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 }
 
 // Bind has functions on their vfio driver without a guest, beside those that are bound so already, by the same steps and
-// with the same refusals as for a guest.
+// with the same refusals as for a guest. If it fails, those that were bound before stay.
 func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []string, err error) {
-	n, err := HandNeeds(h, addresses)
-	if err != nil {
-		return nil, err
+	if !h.Config.Enabled {
+		return nil, errors.New("the configuration says enabled = false: nothing is bound")
 	}
-	return Run(ctx, h, n, hook.Caller{ByHand: true})
-}
-
-// HandNeeds returns what a guest would need that had the functions, and those that are bound by hand already.
-func HandNeeds(h *hook.Host, addresses []string) (*domain.Needs, error) {
 	bound, err := h.HandBound()
 	if err != nil {
 		return nil, err
 	}
 	n := &domain.Needs{Guest: domain.Guest{Name: hook.HandName, UUID: hook.HandUUID}}
-	for _, a := range slices.Concat(bound, addresses) {
-		f := domain.Function{Address: a}
-		if !slices.Contains(n.PCI, f) {
-			n.PCI = append(n.PCI, f)
+	for _, a := range addresses {
+		if !slices.Contains(bound, a) {
+			n.PCI = append(n.PCI, domain.Function{Address: a})
 		}
+	}
+	if len(n.PCI) == 0 {
+		return nil, nil
 	}
 	// Files that the configuration has for guests are not for these.
 	config := *h.Config
 	config.Steps.Shm = false
 	h.Config = &config
-	return n, nil
+	plan, err := NewPlan(ctx, h, n)
+	if err != nil {
+		return nil, err
+	}
+	if reasons := plan.reasons(h); len(reasons) > 0 {
+		return nil, &hook.Refusal{Guest: hook.HandName, Reasons: reasons}
+	}
+	var before *hook.Guest
+	if g := h.Ledger.Guests[hook.HandUUID]; g != nil {
+		copied := *g
+		before = &copied
+	}
+	more, err := take(ctx, h, plan, n, hook.Caller{ByHand: true})
+	if err == nil {
+		return append(plan.Warnings, more...), nil
+	}
+	back := context.WithoutCancel(ctx)
+	_, uerr := h.UndoAll(back, hook.HandUUID, func(c hook.Change) bool { return slices.Contains(bound, c.Subject()) })
+	if delete(h.Ledger.Guests, hook.HandUUID); before != nil {
+		h.Ledger.Guests[hook.HandUUID] = before
+	}
+	return nil, errors.Join(err, uerr, h.SaveLedger(), h.Settle(back))
+}
+
+// reasons returns why the guest is refused, when it comes to it.
+func (p *Plan) reasons(h *hook.Host) []string {
+	reasons := slices.Clone(p.Refusals)
+	if p.Unseen != "" {
+		reasons = append(reasons, hook.Unseen(p.Unseen))
+	}
+	return reasons
 }
 
 // errRunning says that a guest runs, or that this cannot be told.
@@ -203,7 +237,7 @@ func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest) error {
 		return nil
 	}
 	h.Logf(hook.Warning, "%s ended without a release; giving back what it had", guest.Name)
-	return h.GiveBack(ctx, guest.UUID)
+	return h.GiveBackAfterRun(ctx, guest.UUID)
 }
 
 // planAfresh plans, and plans again after giving back what an earlier prepare made and this XML does not ask for.
@@ -228,7 +262,9 @@ func planAfresh(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, erro
 func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hook.Caller) (warnings []string, err error) {
 	uuid := plan.Guest.UUID
 	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Caller: by, Claim: plan.Claim}
-	if old := h.Ledger.Guests[uuid]; old != nil {
+	if old := h.Ledger.Guests[uuid]; old != nil && uuid == hook.HandUUID {
+		guest.Claim.Add(old.Claim) // of what is bound already
+	} else if old != nil {
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
 	}
 	h.Ledger.Guests[uuid] = guest
@@ -236,6 +272,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 		return nil, err
 	}
 	if err := quiesce(ctx, h, plan, n); err != nil {
+		return nil, err
+	}
+	if err := h.TakePorts(uuid); err != nil {
 		return nil, err
 	}
 	if plan.stops() && len(n.Memory) > 0 {

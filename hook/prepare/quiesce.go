@@ -34,6 +34,7 @@ func (quiesceStep) Plan(ctx context.Context, h *hook.Host, n *domain.Needs) (hoo
 		return p, err
 	}
 	u.refuse(h, &p)
+	u.warnOfGreeter(h, &p)
 	p.Frees = len(u.waitFor)+len(u.terminate)+len(u.ending) > 0
 	for _, s := range u.ending {
 		p.Line("session %s of %s on %s: ended", s.ID, s.User, s.Seat)
@@ -43,11 +44,12 @@ func (quiesceStep) Plan(ctx context.Context, h *hook.Host, n *domain.Needs) (hoo
 	}
 	if u.unseen {
 		p.Note("who uses the guest's functions was not seen whole: that needs root")
+		p.Unseen = "the guest's functions"
 	}
 	if err := planScreens(h, moving, u, &p); err != nil {
 		return p, err
 	}
-	return p, planConsole(h, moving, &p)
+	return p, planConsole(h, n, moving, &p)
 }
 
 // movingFunctions returns the addresses of the guest's functions that a host driver has, or had before this guest was
@@ -81,17 +83,13 @@ func movingFunctions(h *hook.Host, n *domain.Needs) ([]string, error) {
 	return moving, nil
 }
 
-// nvidiaServices hold every NVIDIA card of the host open; they are stopped while one leaves its driver, and for as long
-// as no card is left.
-func nvidiaServices() []string {
-	return []string{"nvidia-persistenced.service", "nvidia-powerd.service"}
-}
-
 // planUnits claims the units that run now and are not to, or that an earlier prepare of this guest has stopped.
 func planUnits(ctx context.Context, h *hook.Host, n *domain.Needs, moving []string, p *hook.Proposal) error {
 	claim := func(unit string, required bool) {
 		runs := slices.Contains(h.Ledger.Stopped, unit)
 		if !runs {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
 			var err error
 			runs, err = h.Systemd.UnitRuns(ctx, unit)
 			if err != nil && required {
@@ -99,10 +97,11 @@ func planUnits(ctx context.Context, h *hook.Host, n *domain.Needs, moving []stri
 			}
 		}
 		if runs {
-			p.Claim.Units = append(p.Claim.Units, unit)
+			p.Claim.Add(hook.Claim{Units: []string{unit}})
 		}
 	}
 	for _, unit := range h.Config.Stop {
+		unit = realUnit(h, unit)
 		claim(unit, true)
 		if slices.Contains(p.Claim.Units, unit) {
 			p.Line("%s: stopped, and started again after the guest", unit)
@@ -123,7 +122,7 @@ func planUnits(ctx context.Context, h *hook.Host, n *domain.Needs, moving []stri
 	if err != nil {
 		return err
 	}
-	for _, unit := range nvidiaServices() {
+	for _, unit := range hook.NVIDIAServices() {
 		if slices.Contains(p.Claim.Units, unit) {
 			continue
 		}
@@ -139,6 +138,17 @@ func planUnits(ctx context.Context, h *hook.Host, n *domain.Needs, moving []stri
 		}
 	}
 	return nil
+}
+
+// askTimeout bounds a question to systemd or logind.
+const askTimeout = 10 * time.Second
+
+// realUnit returns a unit's own name: display-manager.service is another name of whichever there is.
+func realUnit(h *hook.Host, unit string) string {
+	if real, err := h.LinkBase("/etc/systemd/system/" + unit); err == nil && strings.Contains(real, ".") {
+		return real
+	}
+	return unit
 }
 
 // hostDriver returns the function's driver, or that from which this guest's earlier prepare has taken it.
@@ -177,7 +187,7 @@ func look(ctx context.Context, h *hook.Host, moving, units []string) (*usage, er
 		return nil, err
 	}
 	u := &usage{unseen: unseen}
-	policy, err := newPolicy(h, units)
+	policy, err := newPolicy(h, units, users)
 	if err != nil {
 		return nil, err
 	}
@@ -204,33 +214,31 @@ type policy struct {
 	all    []sysfs.Session
 }
 
-func newPolicy(h *hook.Host, units []string) (*policy, error) {
+func newPolicy(h *hook.Host, units []string, users []hook.User) (*policy, error) {
 	p := &policy{h: h}
 	for _, u := range units {
-		p.units = append(p.units, u)
-		// display-manager.service is another name of whichever there is.
-		if real, err := h.LinkBase("/etc/systemd/system/" + u); err == nil && real != "" {
-			p.units = append(p.units, real)
-		}
+		p.units = append(p.units, u, realUnit(h, u))
 	}
 	var err error
 	if p.all, err = h.Sessions(); err != nil {
 		return nil, err
 	}
 	for _, s := range p.all {
+		// A compositor that was started on a terminal has a session that says it is one; but it has the card.
+		hasCard := slices.ContainsFunc(users, func(u hook.User) bool { return u.Session != nil && u.Session.ID == s.ID })
 		switch {
-		case !s.Graphical():
-		case h.Config.EndSession != "" && s.Seat == h.Config.EndSession:
+		case h.Config.EndSession != "" && s.Seat == h.Config.EndSession && (s.Graphical() || hasCard):
 			p.ending = append(p.ending, s)
 			p.gone = append(p.gone, s)
-		case slices.ContainsFunc(p.units, func(u string) bool { return startsSession(u, s.Service) }):
+		case s.Class == "greeter" && slices.ContainsFunc(p.units, func(u string) bool { return startsSession(u, s.Service) }):
+			// A user's session may well outlive its display manager.
 			p.gone = append(p.gone, s)
 		}
 	}
 	return p, nil
 }
 
-// startsSession reports whether a session was begun by the display manager whose unit this is: logind notes the name of the
+// startsSession reports whether a session was begun by the display manager whose unit this is: logind notes the name of its
 // PAM service, "gdm-password" for gdm.service.
 func startsSession(unit, service string) bool {
 	name, _ := strings.CutSuffix(unit, ".service")
@@ -249,8 +257,9 @@ func (p *policy) goes(u hook.User) bool {
 		if s.Scope != "" && strings.Contains(u.Cgroup, "/"+s.Scope) {
 			return true
 		}
-		// What a user's own systemd runs ends with the user's last session.
-		if strings.Contains(u.Cgroup, fmt.Sprintf("/user@%d.service", s.UID)) && p.lastOf(s.UID) {
+		// What a user's own systemd runs ends with the user's last session, unless the user lingers.
+		lingers := p.h.Exists("/var/lib/systemd/linger/" + s.User)
+		if strings.Contains(u.Cgroup, fmt.Sprintf("/user@%d.service", s.UID)) && p.lastOf(s.UID) && !lingers {
 			return true
 		}
 	}
@@ -292,10 +301,21 @@ func (u *usage) refuse(h *hook.Host, p *hook.Proposal) {
 	}
 }
 
+// warnOfGreeter says that a session that is ended makes its display manager show a greeter, if that stays.
+func (u *usage) warnOfGreeter(h *hook.Host, p *hook.Proposal) {
+	for _, s := range u.ending {
+		stops := slices.ContainsFunc(h.Config.Stop, func(unit string) bool { return startsSession(realUnit(h, unit), s.Service) })
+		if s.Service != "" && s.Service != "login" && !stops {
+			p.Note("session %s was begun by %s, which will show a greeter once it has ended; list its display manager under services.stop, too",
+				s.ID, s.Service)
+		}
+	}
+}
+
 // describeRefused names a function's users, and the ways to get rid of them that fit.
 func describeRefused(h *hook.Host, address string, users []hook.User) string {
 	var own []hook.User
-	var process, unit, session bool
+	var process, unit, session, never bool
 	for _, u := range users {
 		if u.Address != address {
 			continue
@@ -304,6 +324,8 @@ func describeRefused(h *hook.Host, address string, users []hook.User) string {
 		switch {
 		case u.IsSessionKeeper():
 			session = true
+		case h.ProtectedProcess(u.Holder):
+			never = true
 		case strings.HasSuffix(u.SystemUnit(), ".service") && !strings.HasPrefix(u.SystemUnit(), "user@"):
 			unit = true
 		default:
@@ -316,6 +338,9 @@ func describeRefused(h *hook.Host, address string, users []hook.User) string {
 	}
 	if process {
 		ways = append(ways, "quit it, or list the command under gpu.terminate")
+	}
+	if never {
+		ways = append(ways, "stop it first: it is never ended for a guest")
 	}
 	if session {
 		ways = append(ways, `log out, or say session.end = "seat0" in the configuration`)
@@ -334,7 +359,8 @@ func planScreens(h *hook.Host, moving []string, u *usage, p *hook.Proposal) erro
 		return err
 	}
 	shown := slices.ContainsFunc(sessions, sysfs.Session.Graphical)
-	if shown && len(elsewhere) == 0 && len(p.Claim.Units) == 0 && len(u.ending) == 0 && len(u.refused) == 0 {
+	listed := slices.ContainsFunc(h.Config.Stop, func(unit string) bool { return slices.Contains(p.Claim.Units, realUnit(h, unit)) })
+	if shown && len(elsewhere) == 0 && !listed && len(u.ending) == 0 && len(u.refused) == 0 {
 		p.Refuse("the guest's functions drive the host's last lit screen (%s); list what shows the desktop under services.stop, "+
 			"or say session.end in the configuration", strings.Join(lit, ", "))
 		return nil
@@ -343,17 +369,41 @@ func planScreens(h *hook.Host, moving []string, u *usage, p *hook.Proposal) erro
 	return nil
 }
 
-// planConsole claims the host's console if it is on a function that moves.
-func planConsole(h *hook.Host, moving []string, p *hook.Proposal) error {
+// planConsole claims the host's console, and the firmware's frame buffer, if they are on a function that moves.
+func planConsole(h *hook.Host, n *domain.Needs, moving []string, p *hook.Proposal) error {
+	var had hook.Claim // by an earlier prepare of this guest
+	if g := h.Ledger.Guests[n.Guest.UUID]; g != nil {
+		had = g.Claim
+	}
 	for _, a := range moving {
 		owns, err := h.OwnsConsole(a)
 		if err != nil {
 			return err
 		}
-		if owns || h.Ledger.Console != nil {
+		if (owns || had.Console) && !p.Claim.Console {
 			p.Claim.Console = true
 			p.Line("the host's console is taken off %s", a)
-			return nil
+		}
+		left, err := h.BootFramebuffers(a)
+		if err != nil {
+			return err
+		}
+		if len(left) == 0 && !had.Framebuffer || p.Claim.Framebuffer {
+			continue
+		}
+		framebuffers, err := h.PlatformFramebuffers()
+		if err != nil {
+			return err
+		}
+		driven := slices.ContainsFunc(framebuffers, func(f sysfs.PlatformFramebuffer) bool { return f.Driver != "" })
+		switch {
+		case driven || had.Framebuffer:
+			p.Claim.Framebuffer = true
+			p.Line("the firmware's frame buffer is taken off %s", a)
+		default:
+			// From Linux 6.0 on vfio-pci takes it away itself (aperture_remove_conflicting_pci_devices).
+			p.Note("the firmware's frame buffer (%s) lies in %s and has no driver that could let go of it; if QEMU cannot reserve the memory, "+
+				"boot with initcall_blacklist=sysfb_init", left[0], a)
 		}
 	}
 	return nil
@@ -376,9 +426,6 @@ func quiesce(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs) err
 		if err := freeFunctions(ctx, h, moving, plan.Claim.Units); err != nil {
 			return err
 		}
-	}
-	if err := h.TakePorts(plan.Guest.UUID); err != nil {
-		return err
 	}
 	return h.TakeConsole(ctx, plan.Guest.UUID)
 }
@@ -403,7 +450,7 @@ func freeFunctions(ctx context.Context, h *hook.Host, moving, units []string) er
 				continue
 			}
 			ended[s.ID] = true
-			if err := h.Systemd.EndSession(ctx, s.ID); err != nil {
+			if err := endSession(ctx, h, s.ID); err != nil {
 				return err
 			}
 			h.Logf(hook.Info, "session %s of %s on %s: ended", s.ID, s.User, s.Seat)
@@ -427,6 +474,12 @@ func freeFunctions(ctx context.Context, h *hook.Host, moving, units []string) er
 		case <-time.After(lookPause):
 		}
 	}
+}
+
+func endSession(ctx context.Context, h *hook.Host, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return h.Systemd.EndSession(ctx, id)
 }
 
 // signalUsers sends a signal to each process, at most once where told keeps count.

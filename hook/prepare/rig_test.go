@@ -136,6 +136,8 @@ func (d direct) Write(_ context.Context, path, value string) error { return d.fs
 
 func (d direct) Unload(_ context.Context, module string) error { return d.fs.UnloadModule(module) }
 
+func (d direct) Load(ctx context.Context, module string) error { return d.fs.LoadModule(ctx, module) }
+
 func (direct) Close() {}
 
 // errKilled is the panic by which a test ends the program at a change, as a kill would: nothing is cleaned up.

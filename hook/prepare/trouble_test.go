@@ -195,6 +195,11 @@ func (s stuck) Unload(_ context.Context, module string) error {
 	*s.n++
 	return &hook.WedgedError{Path: module}
 }
+
+func (s stuck) Load(_ context.Context, module string) error {
+	*s.n++
+	return &hook.WedgedError{Path: module, Loads: true}
+}
 func (stuck) Close() {}
 
 // A function that is gone from the bus cannot be given back, and keeps its guest from nothing.

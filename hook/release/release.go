@@ -34,7 +34,7 @@ func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) erro
 	if runs && (err == nil || byHand) {
 		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
 	}
-	return h.GiveBack(ctx, uuid)
+	return h.GiveBackAfterRun(ctx, uuid)
 }
 
 // find returns the UUID of a guest on record: the one given, else by the name.
@@ -74,6 +74,10 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 			// An undo log without a claim: the state was tampered with, or the claim lost.
 			g = &hook.Guest{}
 		}
+		if uuid == hook.HandUUID {
+			// Bound by hand, whatever became of the claim.
+			g = &hook.Guest{Name: hook.HandName, Caller: hook.Caller{ByHand: true}}
+		}
 		if name != "" && g.Name != name && uuid != name {
 			continue
 		}
@@ -90,7 +94,7 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 		case name == "" && g.ByHand && !g.Started:
 			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %s gives it back", hook.QuoteName(g.Name))
 		default:
-			r.Err = h.GiveBack(ctx, uuid)
+			r.Err = h.GiveBackAfterRun(ctx, uuid)
 		}
 		all = append(all, r)
 	}
