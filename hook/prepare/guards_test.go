@@ -47,21 +47,21 @@ vfio_pci loaded driver=vfio-pci deps=vfio_pci_core alias=vfio_pci:v*d*sv*sd*bc*s
 /user.slice
 
 -- links --
-/sys/class/block/nvme0n1 -> /sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1
-/sys/class/block/nvme0n1p2 -> /sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2
+/sys/class/block/nvme0n1 -> /sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1
+/sys/class/block/nvme0n1p2 -> /sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2
 /sys/class/block/sda -> /sys/devices/pci0000:05/0000:05:00.0/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0/block/sda
 /sys/class/block/dm-0 -> /sys/devices/virtual/block/dm-0
 /sys/class/block/md0 -> /sys/devices/virtual/block/md0
 /sys/class/net/enp6s0 -> /sys/devices/pci0000:06/0000:06:00.0/net/enp6s0
 @LINKS@
 
--- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/dev --
+-- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/dev --
 259:0
--- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2/dev --
+-- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2/dev --
 259:2
--- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2/partition --
+-- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2/partition --
 2
--- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2/holders/ --
+-- sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2/holders/ --
 -- sys/devices/pci0000:05/0000:05:00.0/usb1/1-1/1-1:1.0/host0/target0:0:0/0:0:0:0/block/sda/dev --
 8:0
 -- sys/devices/virtual/block/dm-0/dev --
@@ -125,12 +125,12 @@ func TestGuards(t *testing.T) {
 		"USB disk":    {"0000:05:00.0", "30 1 8:0 / /media/stick rw - vfat /dev/sda rw", nil, "sda is mounted on /media/stick"},
 		"LVM": {
 			"0000:04:00.0", "30 1 253:0 / /home rw - ext4 /dev/mapper/vg-root rw",
-			[]string{"LINKS=/sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2/holders/dm-0 -> /sys/devices/virtual/block/dm-0"},
+			[]string{"LINKS=/sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2/holders/dm-0 -> /sys/devices/virtual/block/dm-0"},
 			"nvme0n1p2 carries LVM vg-root, which is mounted on /home",
 		},
 		"RAID": {
 			"0000:04:00.0", "",
-			[]string{"LINKS=/sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/block/nvme0n1/nvme0n1p2/holders/md0 -> /sys/devices/virtual/block/md0"},
+			[]string{"LINKS=/sys/devices/pci0000:04/0000:04:00.0/nvme/nvme0/nvme0n1/nvme0n1p2/holders/md0 -> /sys/devices/virtual/block/md0"},
 			"nvme0n1p2 carries RAID md0",
 		},
 		"btrfs of two disks": {
