@@ -102,7 +102,7 @@ func (h FS) DiskUsage() (*Usage, error) {
 	}
 	if v, err = h.Read("/proc/swaps"); err == nil {
 		for line := range strings.Lines(v) {
-			if f := strings.Fields(line); len(f) > 1 && f[1] == "partition" {
+			if f := strings.Fields(line); len(f) > 0 {
 				u.swaps = append(u.swaps, h.devices(unescapeMount(f[0]), true))
 			}
 		}

@@ -502,3 +502,44 @@ func TestImpossibleMemoryPersistenced(t *testing.T) {
 		t.Errorf("%v %v", err, plan.Refusals)
 	}
 }
+
+// Seen in the lab: a release that is killed midway is the one that the daemon owed. It lives on and calls no other, so recover
+// finishes it, unnamed.
+func TestReleaseKilledUnderADaemon(t *testing.T) {
+	base := newRig(t, "fern")
+	n := loadNeeds(t, "win11")
+	before := base.snapshot()
+	owner := &hook.Process{PID: 812, Start: 1812} // the host file's libvirtd
+	prepared := func() *rig {
+		r := base.clone()
+		if err := r.locked(func(h *hook.Host) error {
+			_, err := prepare.Run(context.Background(), h, n, hook.Caller{Owner: owner})
+			return errors.Join(err, h.MarkStarted(n.Guest.UUID, n.Guest.Name))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := prepared()
+	from := r.model.Changes()
+	if err := r.release(n); err != nil {
+		t.Fatal(err)
+	}
+	for i := from + 1; i <= r.model.Changes(); i++ {
+		k := prepared()
+		k.model.OnChange(func(c sysfstest.Change) error {
+			if c.N == i {
+				panic(errKilled)
+			}
+			return nil
+		})
+		if !killed(func() { _ = k.release(n) }) {
+			t.Fatalf("change %d was not reached", i)
+		}
+		k.model.OnChange(nil)
+		if err := k.locked(func(h *hook.Host) error { _, err := release.Recover(context.Background(), h, ""); return err }); err != nil {
+			t.Error(err)
+		}
+		k.wantAsBefore(before, "killed in release, recovered")
+	}
+}

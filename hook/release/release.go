@@ -34,6 +34,13 @@ func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) erro
 	if runs && (err == nil || byHand) {
 		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
 	}
+	if g := h.Ledger.Guests[uuid]; g != nil && g.Owner != nil {
+		// This is the release that the daemon owed: if it is killed midway there comes no other, and recover may finish it.
+		g.Owner = nil
+		if err := h.SaveLedger(); err != nil {
+			h.Logf(hook.Warning, "%v", err)
+		}
+	}
 	return h.GiveBackAfterRun(ctx, uuid)
 }
 
