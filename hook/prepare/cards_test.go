@@ -2,9 +2,7 @@ package prepare_test
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"qemu-hook/hook/prepare"
@@ -43,19 +41,7 @@ func TestCards(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var b strings.Builder
-			for _, s := range plan.Steps {
-				for _, l := range s.Lines {
-					fmt.Fprintf(&b, "%s: %s\n", s.Name, l)
-				}
-			}
-			for _, w := range plan.Warnings {
-				fmt.Fprintf(&b, "warning: %s\n", w)
-			}
-			for _, w := range plan.Refusals {
-				fmt.Fprintf(&b, "refused: %s\n", w)
-			}
-			golden(t, filepath.Join("../../testdata/hosts", test.host+".plan"), b.String())
+			golden(t, filepath.Join("../../testdata/hosts", test.host+".plan"), planText(plan))
 			if refused := len(plan.Refusals) > 0; refused != (test.frees != "") {
 				t.Fatalf("refused: %q", plan.Refusals)
 			}

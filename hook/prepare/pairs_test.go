@@ -40,21 +40,26 @@ func TestGoldenPlans(t *testing.T) {
 			if diff := sysfstest.Diff(before, r.model.Snapshot()); diff != "" || r.model.Changes() != 0 {
 				t.Errorf("planning changed the host in %d writes:\n%s", r.model.Changes(), diff)
 			}
-			var b strings.Builder
-			for _, s := range plan.Steps {
-				for _, l := range s.Lines {
-					fmt.Fprintf(&b, "%s: %s\n", s.Name, l)
-				}
-			}
-			for _, w := range plan.Warnings {
-				fmt.Fprintf(&b, "warning: %s\n", w)
-			}
-			for _, w := range plan.Refusals {
-				fmt.Fprintf(&b, "refused: %s\n", w)
-			}
-			golden(t, filepath.Join("../../testdata/domains", p[1]+"."+p[0]+".plan"), b.String())
+			golden(t, filepath.Join("../../testdata/domains", p[1]+"."+p[0]+".plan"), planText(plan))
 		})
 	}
+}
+
+// planText is a plan as golden files have it.
+func planText(plan *prepare.Plan) string {
+	var b strings.Builder
+	for _, s := range plan.Steps {
+		for _, l := range s.Lines {
+			fmt.Fprintf(&b, "%s: %s\n", s.Name, l)
+		}
+	}
+	for _, w := range plan.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
+	for _, w := range plan.Refusals {
+		fmt.Fprintf(&b, "refused: %s\n", w)
+	}
+	return b.String()
 }
 
 func golden(t *testing.T, name, got string) {
