@@ -32,6 +32,6 @@ packages() {
 	((${#missing[@]} > 0)) || return 0
 	say "installing ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	timeout 300 apt-get update -qq
+	timeout 900 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
