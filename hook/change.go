@@ -130,6 +130,19 @@ func (h *Host) Recorded(uuid string) ([]Change, error) {
 	return changes, err
 }
 
+// RecordedDrivers returns those of the guest's recorded changes that moved a function from its driver, as [Host.Recorded]
+// does.
+func (h *Host) RecordedDrivers(uuid string) ([]*PCIDriver, error) {
+	changes, err := h.Recorded(uuid)
+	var drivers []*PCIDriver
+	for _, c := range changes {
+		if d, ok := c.(*PCIDriver); ok {
+			drivers = append(drivers, d)
+		}
+	}
+	return drivers, err
+}
+
 func sameSubject(a, b Change) bool { return a.Kind() == b.Kind() && a.Subject() == b.Subject() }
 
 // UndoAll undoes the guest's recorded changes, the last one first, but for those that keep says to keep (nil keeps

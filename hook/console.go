@@ -69,7 +69,7 @@ func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
 	}
 	if g.Claim.Framebuffer {
 		for _, f := range b.Framebuffers {
-			if err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("unbind"), f.Device)); err != nil {
+			if err := gone(h.slow(ctx, slowTimeout(""), SlowTask{SlowWrite, f.DriverAttr("unbind"), f.Device})); err != nil {
 				return err
 			}
 			h.Logf(Info, "%s: taken from its driver %s", f.Device, f.Driver)
@@ -80,7 +80,7 @@ func (h *Host) TakeConsole(ctx context.Context, uuid string) error {
 
 // bindConsole binds a console driver or takes it off the virtual terminals. The kernel may hold the console for long.
 func (h *Host) bindConsole(ctx context.Context, name, value string) error {
-	return h.slow(ctx, slowTimeout(""), sysfs.VTConsoleBind(name), value)
+	return h.slow(ctx, slowTimeout(""), SlowTask{SlowWrite, sysfs.VTConsoleBind(name), value})
 }
 
 // SettleConsole gives back what no guest claims: the firmware's frame buffer, as far as the kernel still has it, then the
@@ -90,10 +90,7 @@ func (h *Host) SettleConsole(ctx context.Context) error {
 	if b == nil {
 		return nil
 	}
-	var claims Claim
-	for _, g := range h.Ledger.Guests {
-		claims.Add(g.Claim)
-	}
+	claims := h.Ledger.Claims("")
 	var errs error
 	if !claims.Framebuffer {
 		var err error
@@ -146,7 +143,7 @@ func (h *Host) giveFramebufferBack(ctx context.Context, f sysfs.PlatformFramebuf
 	if now, err := h.LinkBase(f.DeviceAttr("driver")); err != nil || now != "" {
 		return err
 	}
-	err := gone(h.slow(ctx, slowTimeout(""), f.DriverAttr("bind"), f.Device))
+	err := gone(h.slow(ctx, slowTimeout(""), SlowTask{SlowWrite, f.DriverAttr("bind"), f.Device}))
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EINVAL) {
 		h.Logf(Warning, "the firmware's frame buffer does not come back, as is usual once a driver has had the card: %v", err)
 		return nil

@@ -63,7 +63,7 @@ func (h *Host) HostCPUs(claimed cpuset.Set) (cpuset.Set, error) {
 //
 // Settled are the units that were narrowed before, and those named: a preparation names the configuration's.
 func (h *Host) SettleCPUs(ctx context.Context, units ...string) error {
-	claimed := h.Ledger.CPUs("")
+	claimed := h.Ledger.Claims("").CPUs
 	if claimed.Empty() {
 		return h.restoreUnits(ctx)
 	}

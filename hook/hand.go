@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // What is bound by hand, and stays bound without a guest, stands on record as if a guest of this name had it. It claims no
@@ -17,12 +16,10 @@ const (
 
 // HandBound returns the functions that are bound by hand.
 func (h *Host) HandBound() ([]string, error) {
-	changes, err := h.Recorded(HandUUID)
+	drivers, err := h.RecordedDrivers(HandUUID)
 	var bound []string
-	for _, c := range changes {
-		if d, ok := c.(*PCIDriver); ok {
-			bound = append(bound, d.Address)
-		}
+	for _, d := range drivers {
+		bound = append(bound, d.Address)
 	}
 	return bound, err
 }
@@ -46,7 +43,7 @@ func (h *Host) Unbind(ctx context.Context, addresses []string) error {
 		return h.giveBack(ctx, HandUUID)
 	}
 	_, err = h.UndoAll(ctx, HandUUID, func(c Change) bool { return !slices.Contains(addresses, c.Subject()) })
-	return errors.Join(err, h.narrowHandClaim(left), h.Settle(ctx))
+	return errors.Join(err, h.narrowHandClaim(), h.Settle(ctx))
 }
 
 // UnbindAll gives back everything that is bound by hand.
@@ -79,30 +76,37 @@ func (h *Host) usedByGuest(address string) error {
 	return nil
 }
 
+// claimFor returns the part of a claim that is for the functions of these changes: the console if one is a display, the ports
+// above them, and that NVIDIA's services do not run if one was NVIDIA's.
+func (h *Host) claimFor(all Claim, functions []*PCIDriver) (part Claim) {
+	for _, d := range functions {
+		if display, err := h.PCIDisplay(d.Address); err == nil && display {
+			part.Console, part.Framebuffer = all.Console, all.Framebuffer
+		}
+		if port, err := h.PCIPort(d.Address); err == nil && slices.Contains(all.Ports, port) {
+			part.Add(Claim{Ports: []string{port}})
+		}
+		for _, u := range NVIDIAServices() {
+			if d.From == "nvidia" && slices.Contains(all.Units, u) {
+				part.Add(Claim{Units: []string{u}})
+			}
+		}
+	}
+	return part
+}
+
 // narrowHandClaim drops what is claimed for none of the functions that are left.
-func (h *Host) narrowHandClaim(left []string) error {
+func (h *Host) narrowHandClaim() error {
 	g := h.Ledger.Guests[HandUUID]
-	changes, err := h.Recorded(HandUUID)
+	left, err := h.RecordedDrivers(HandUUID)
 	if g == nil || err != nil {
 		return err
 	}
-	display, nvidia := false, false
-	var ports []string
-	for _, a := range left {
-		class, _ := h.PCIClass(a)
-		display = display || class>>16 == 3
-		if port, err := h.PCIPort(a); err == nil {
-			ports = append(ports, port)
-		}
-	}
-	for _, c := range changes {
-		if d, ok := c.(*PCIDriver); ok {
-			nvidia = nvidia || d.From == "nvidia"
-		}
-	}
-	g.Claim.Console, g.Claim.Framebuffer = g.Claim.Console && display, g.Claim.Framebuffer && display
-	g.Claim.Ports = slices.DeleteFunc(g.Claim.Ports, func(p string) bool { return !slices.Contains(ports, p) })
-	g.Claim.Units = slices.DeleteFunc(g.Claim.Units, func(u string) bool { return slices.Contains(NVIDIAServices(), u) && !nvidia })
+	part := h.claimFor(g.Claim, left)
+	g.Claim.Console, g.Claim.Framebuffer, g.Claim.Ports = part.Console, part.Framebuffer, part.Ports
+	g.Claim.Units = slices.DeleteFunc(g.Claim.Units, func(u string) bool {
+		return slices.Contains(NVIDIAServices(), u) && !slices.Contains(part.Units, u)
+	})
 	return h.SaveLedger()
 }
 
@@ -113,39 +117,18 @@ func (h *Host) keepByHand(uuid string) error {
 	if err != nil || uuid == HandUUID {
 		return err
 	}
-	var stay []string
-	var claim Claim
-	had := Claim{}
-	if g := h.Ledger.Guests[uuid]; g != nil {
-		had = g.Claim
-	}
-	for _, r := range records {
-		c, err := decode(r)
-		if err != nil {
-			continue
-		}
-		d, ok := c.(*PCIDriver)
-		if !ok || !d.Stay {
-			continue
-		}
-		if driver, err := h.PCIDriver(d.Address); err != nil || driver != d.To {
-			continue // it never went there
-		}
-		stay = append(stay, d.Address)
-		if class, err := h.PCIClass(d.Address); err == nil && class>>16 == 3 {
-			claim.Console, claim.Framebuffer = had.Console, had.Framebuffer
-		}
-		if port, err := h.PCIPort(d.Address); err == nil && slices.Contains(had.Ports, port) {
-			claim.Add(Claim{Ports: []string{port}})
-		}
-		for _, u := range had.Units {
-			if d.From == "nvidia" && slices.Contains(NVIDIAServices(), u) {
-				claim.Add(Claim{Units: []string{u}})
-			}
-		}
-	}
+	// Records that cannot be read are left to the undo, which says so.
+	drivers, _ := h.RecordedDrivers(uuid)
+	stay := slices.DeleteFunc(drivers, func(d *PCIDriver) bool {
+		driver, err := h.PCIDriver(d.Address)
+		return !d.Stay || err != nil || driver != d.To // it never went there
+	})
 	if len(stay) == 0 {
 		return nil
+	}
+	var claim Claim
+	if g := h.Ledger.Guests[uuid]; g != nil {
+		claim = h.claimFor(g.Claim, stay)
 	}
 	// First who it belongs to from now on, so that nobody takes it for left over.
 	if h.Ledger.Guests[HandUUID] == nil {
@@ -161,7 +144,7 @@ func (h *Host) keepByHand(uuid string) error {
 	}
 	for _, r := range records {
 		c, err := decode(r)
-		if err != nil || !slices.Contains(stay, c.Subject()) {
+		if err != nil || !slices.ContainsFunc(stay, func(d *PCIDriver) bool { return d.Address == c.Subject() }) {
 			continue
 		}
 		if !slices.ContainsFunc(kept, func(k Change) bool { return sameSubject(k, c) }) {
@@ -173,6 +156,8 @@ func (h *Host) keepByHand(uuid string) error {
 			return err
 		}
 	}
-	h.Logf(Info, "%s: stays on vfio until qemu-hook unbind, as gpu.give_back says", strings.Join(stay, ", "))
+	for _, d := range stay {
+		h.Logf(Info, "%s: stays on vfio until qemu-hook unbind, as gpu.give_back says", d.Address)
+	}
 	return nil
 }

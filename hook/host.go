@@ -17,7 +17,7 @@ import (
 type Host struct {
 	sysfs.FS
 	Systemd systemd.Manager
-	Slow    SlowWriter
+	Slow    SlowRunner
 	State   *journal.Dir
 	Config  *Config
 	// Ledger is the state when the lock was taken; a Host without the lock has a copy to look at.
@@ -77,8 +77,8 @@ type Proposal struct {
 	Shortages []string
 	// Brief are those of the claim's units that may run again as soon as the guest's functions have left their drivers.
 	Brief []string
-	// Unseen names functions whose users could not be seen whole; "" if they were.
-	Unseen string
+	// Unseen says that the users of the guest's functions could not be seen whole.
+	Unseen bool
 	// Frees says that somebody uses the guest's functions who is to go first.
 	Frees bool
 }

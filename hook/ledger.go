@@ -71,19 +71,23 @@ func (c *Claim) Empty() bool {
 	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && !c.Framebuffer && len(c.Ports) == 0
 }
 
-// Add takes what another claim has of units, the console and ports into this one.
+// Add takes another claim into this one: what either wants.
 func (c *Claim) Add(o Claim) {
-	for _, u := range o.Units {
-		if !slices.Contains(c.Units, u) {
-			c.Units = append(c.Units, u)
-		}
-	}
-	for _, p := range o.Ports {
-		if !slices.Contains(c.Ports, p) {
-			c.Ports = append(c.Ports, p)
-		}
-	}
+	c.PCI = union(c.PCI, o.PCI)
+	c.CPUs = c.CPUs.Union(o.CPUs)
+	c.Pages = append(c.Pages, o.Pages...)
+	c.Units = union(c.Units, o.Units)
 	c.Console, c.Framebuffer = c.Console || o.Console, c.Framebuffer || o.Framebuffer
+	c.Ports = union(c.Ports, o.Ports)
+}
+
+func union(a, b []string) []string {
+	for _, s := range b {
+		if !slices.Contains(a, s) {
+			a = append(a, s)
+		}
+	}
+	return a
 }
 
 // A PageClaim is a number of pages of one pool.
@@ -134,15 +138,15 @@ func (l *Ledger) PCIOwner(address, uuid string) *Guest {
 	return nil
 }
 
-// CPUs returns the union of all guests' claims on CPUs, but for the guest named.
-func (l *Ledger) CPUs(except string) cpuset.Set {
-	var s cpuset.Set
+// Claims returns all that guests claim, but for the guest named.
+func (l *Ledger) Claims(except string) Claim {
+	var all Claim
 	for id, g := range l.Guests {
 		if id != except {
-			s = s.Union(g.Claim.CPUs)
+			all.Add(g.Claim)
 		}
 	}
-	return s
+	return all
 }
 
 // LoadLedger reads the ledger into the host.

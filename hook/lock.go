@@ -11,7 +11,7 @@ import (
 const lockTimeout = 3 * time.Minute
 
 // Locked runs f with the exclusive right to act on the host and with the ledger as it stands. holder tells others who they wait for.
-func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.File) SlowWriter, f func() error) (err error) {
+func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.File) SlowRunner, f func() error) (err error) {
 	wait, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	lock, err := h.State.Lock(wait, holder)

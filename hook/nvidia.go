@@ -2,6 +2,7 @@ package hook
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strconv"
@@ -58,9 +59,34 @@ func (h *Host) nvidiaBusy(address string) (bool, error) {
 	if values["EnableMSI"] != "1" || values["GpuInitOnProbe"] == "1" {
 		return false, nil
 	}
-	if m, err := h.Read("/sys/module/nvidia_drm/parameters/modeset"); err == nil && m == "Y" {
-		return false, nil
+	if modeset, err := h.nvidiaModeset(); err != nil || modeset {
+		return false, err
 	}
 	irqs, err := h.ReadDir(sysfs.PCIDevice(address) + "/msi_irqs")
 	return err == nil && len(irqs) > 0, nil
+}
+
+// NVIDIAHoldsItself reports whether NVIDIA's driver counts itself as a user of every card: with nvidia_drm's modeset on, and
+// a version that does not let go of a single card that is unbound.
+func (h *Host) NVIDIAHoldsItself() (holds bool, why string, err error) {
+	if modeset, err := h.nvidiaModeset(); err != nil || !modeset {
+		return false, "", err
+	}
+	version, err := h.Read("/sys/module/nvidia/version")
+	if err != nil {
+		version = "of an unknown version"
+	}
+	if dropsModesetCount(version) {
+		return false, "", nil
+	}
+	return true, fmt.Sprintf("with modeset on, nvidia_drm %s uses every card itself and does not let go of one", version), nil
+}
+
+// nvidiaModeset reports whether nvidia_drm drives displays: /sys/module/nvidia_drm/parameters/modeset.
+func (h *Host) nvidiaModeset() (bool, error) {
+	v, err := h.Read("/sys/module/nvidia_drm/parameters/modeset")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return v == "Y", err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 	"syscall"
@@ -245,7 +244,7 @@ func (c *PCIDriver) comeHome(ctx context.Context, h *Host) error {
 	}
 	h.Logf(Warning, "%v; taking it off the bus and looking for it again, as gpu.rescan says", err)
 	for _, path := range []string{sysfs.PCIDevice(c.Address) + "/remove", sysfs.PCIBus + "/rescan"} {
-		if err := h.stuckAt(ctx, c.Address, nil, h.slow(ctx, slowTimeout(""), path, "1")); err != nil {
+		if err := c.slow(ctx, h, slowTimeout(""), SlowTask{SlowWrite, path, "1"}); err != nil {
 			return err
 		}
 	}
@@ -260,7 +259,7 @@ func (c *PCIDriver) loadModule(ctx context.Context, h *Host) error {
 	if c.Module == "" || h.Exists(sysfs.PCIDriverAttr(c.To, "")) {
 		return nil
 	}
-	if err := h.load(ctx, c, c.Module); err != nil {
+	if err := c.slow(ctx, h, slowTimeout(""), SlowTask{Op: SlowLoad, Path: c.Module}); err != nil {
 		return err
 	}
 	driver, err := h.ModulePCIDriver(c.Module)
@@ -277,126 +276,6 @@ func (c *PCIDriver) loadModule(ctx context.Context, h *Host) error {
 		return fmt.Errorf("cannot bind %s to %s: module %s was loaded but brought no such driver", c.Address, c.To, c.Module)
 	}
 	return nil
-}
-
-// leave takes the function from its driver.
-func (c *PCIDriver) leave(ctx context.Context, h *Host, driver string) error {
-	switch {
-	case driver == "":
-		return nil
-	case c.Unload && driver == c.From:
-		return c.unloadHostModules(ctx, h)
-	}
-	// Some drivers wait in their unbind, for ever, for the last user to go, and with others the users die: nobody must have
-	// the function open when it begins, whatever was seen before the memory was taken.
-	if err := c.proveUnused(ctx, h, driver); err != nil {
-		return err
-	}
-	return c.unbind(ctx, h, driver)
-}
-
-// proveUnused looks who has the card open, again and again until gpu.deadline: a status bar that polls the card has it
-// open only now and then.
-func (c *PCIDriver) proveUnused(ctx context.Context, h *Host, driver string) error {
-	ctx, cancel := context.WithTimeout(ctx, h.Config.GPU.Deadline)
-	defer cancel()
-	var last error
-	err := poll(ctx, func() (bool, error) {
-		users, unseen, err := h.SeenUsers(ctx, c.Address)
-		if err != nil {
-			return false, err
-		}
-		if unseen {
-			return false, errors.New(Unseen(h.FormatPCI(c.Address)))
-		}
-		last = nil
-		if len(users) > 0 {
-			last = fmt.Errorf("%s is in use again and again: %s; stop it, or list it under gpu.terminate or services.stop",
-				h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
-			return false, nil
-		}
-		busy := false
-		if driver == "nvidia" {
-			busy, err = h.nvidiaBusy(c.Address)
-		}
-		if busy {
-			last = fmt.Errorf("%s is in use, and no process has it open: something holds a buffer on it; close the programs that used it",
-				h.FormatPCI(c.Address))
-		}
-		return !busy, err
-	})
-	if errors.Is(err, context.DeadlineExceeded) && last != nil {
-		return last
-	}
-	return err
-}
-
-// unloadHostModules unloads the driver's modules, users first. The kernel refuses that as long as anybody uses one of
-// them, and so proves the card unused; it is tried until gpu.deadline. What was unloaded comes back by Undo.
-func (c *PCIDriver) unloadHostModules(ctx context.Context, h *Host) error {
-	keep, err := h.DriverDevices(c.From)
-	if err != nil {
-		return err
-	}
-	for _, a := range keep {
-		if o, err := h.PCIOverride(a); err != nil || o == "" || o == c.From {
-			return errors.Join(fmt.Errorf("cannot unload %s: %s is on it as well, and is not the guest's", c.From, h.FormatPCI(a)), err)
-		}
-	}
-	wait, cancel := context.WithTimeout(ctx, h.Config.GPU.Deadline)
-	defer cancel()
-	for _, m := range slices.Backward(c.HostModules) {
-		var last error
-		err := poll(wait, func() (bool, error) {
-			if !h.ModuleLoaded(m) {
-				return true, nil
-			}
-			last = h.unload(ctx, c, m)
-			if errors.Is(last, syscall.EAGAIN) || errors.Is(last, syscall.EBUSY) {
-				return false, nil
-			}
-			return last == nil || errors.Is(last, fs.ErrNotExist), gone(last)
-		})
-		if errors.Is(err, context.DeadlineExceeded) {
-			return c.inUse(ctx, h, m, last)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// inUse says who uses a module that the kernel does not unload, as far as that can be seen.
-func (c *PCIDriver) inUse(ctx context.Context, h *Host, module string, cause error) error {
-	users, err := h.Users(ctx, c.Address)
-	if err == nil && len(users) > 0 {
-		return fmt.Errorf("%s is in use again and again: %s; stop it, or list it under gpu.terminate or services.stop",
-			h.FormatPCI(c.Address), DescribeUsers(h.FS, users))
-	}
-	s := fmt.Sprintf("cannot take %s from its driver: module %s is in use", h.FormatPCI(c.Address), module)
-	if refs, err := h.ModuleRefs(module); err == nil {
-		s += fmt.Sprintf(" (%d references)", refs)
-	}
-	if by, err := h.ModuleHolders(module); err == nil && len(by) > 0 {
-		s += " by " + strings.Join(by, ", ")
-	}
-	return fmt.Errorf("%s and no process has it open: the console or another driver may have it: %w", s, cause)
-}
-
-// loadHostModules loads those modules of the driver before that are not there any more, whoever unloaded them.
-func (c *PCIDriver) loadHostModules(ctx context.Context, h *Host) error {
-	if h.Stopping(ctx) {
-		return nil
-	}
-	var errs error
-	for _, m := range c.HostModules {
-		if h.ModuleLoaded(m) {
-			continue
-		}
-		errs = errors.Join(errs, h.load(ctx, c, m))
-	}
-	return errs
 }
 
 // resize sets BARs to sizes, which the kernel does only while the function has no driver (resourceN_resize).
@@ -430,7 +309,7 @@ func (c *PCIDriver) unbind(ctx context.Context, h *Host, driver string) error {
 		// The driver takes its nodes away before it waits for those who have them open.
 		nodes, _ = h.DeviceNodes(c.Address)
 	}
-	err := c.slowWrite(ctx, h, slowTimeout(driver), sysfs.PCIDriverAttr(driver, "unbind"), nodes...)
+	err := c.slow(ctx, h, slowTimeout(driver), SlowTask{SlowWrite, sysfs.PCIDriverAttr(driver, "unbind"), c.Address}, nodes...)
 	if errors.Is(err, syscall.ENODEV) {
 		// It left by itself meanwhile.
 		if now, derr := h.PCIDriver(c.Address); derr == nil && now == "" {
@@ -442,7 +321,7 @@ func (c *PCIDriver) unbind(ctx context.Context, h *Host, driver string) error {
 
 // probe has the kernel probe the function for the driver that the override names.
 func (c *PCIDriver) probe(ctx context.Context, h *Host, to string) error {
-	if err := c.slowWrite(ctx, h, slowTimeout(to), sysfs.PCIBus+"/drivers_probe"); err != nil {
+	if err := c.slow(ctx, h, slowTimeout(to), SlowTask{SlowWrite, sysfs.PCIBus + "/drivers_probe", c.Address}); err != nil {
 		return err
 	}
 	return c.waitDriver(ctx, h, to)
@@ -471,92 +350,9 @@ func (c *PCIDriver) waitDriver(ctx context.Context, h *Host, to string) error {
 	return nil
 }
 
-// slowWrite writes the function's address where a write may never return.
-func (c *PCIDriver) slowWrite(ctx context.Context, h *Host, timeout time.Duration, path string, nodes ...sysfs.DeviceNode) error {
-	return h.stuckAt(ctx, c.Address, nodes, h.slow(ctx, timeout, path, c.Address))
-}
-
-// unload unloads a module, which may never return either.
-func (h *Host) unload(ctx context.Context, c *PCIDriver, module string) error {
-	ctx, cancel := context.WithTimeout(ctx, slowTimeout(c.From))
-	defer cancel()
-	return h.stuckAt(ctx, c.Address, nil, h.Slow.Unload(ctx, module))
-}
-
-// load loads a module for the function: its driver probes it, which may never return.
-func (h *Host) load(ctx context.Context, c *PCIDriver, module string) error {
-	ctx, cancel := context.WithTimeout(ctx, slowTimeout(""))
-	defer cancel()
-	return h.stuckAt(ctx, c.Address, nil, h.Slow.Load(ctx, module))
-}
-
-// slow writes an attribute, in the worker.
-func (h *Host) slow(ctx context.Context, timeout time.Duration, path, value string) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return h.Slow.Write(ctx, path, value)
-}
-
-// stuckAt notes a function for which the kernel does not return, and says who has one of its nodes open.
-func (h *Host) stuckAt(ctx context.Context, address string, nodes []sysfs.DeviceNode, err error) error {
-	var wedged *WedgedError
-	if !errors.As(err, &wedged) {
-		return err
-	}
-	w := &Wedge{Why: wedged.Error(), Worker: wedged.Worker}
-	// Its time is up, but the question who is in the way is worth another moment.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), driverTimeout)
-	defer cancel()
-	if users := h.usersOfNodes(ctx, address, nodes); len(users) > 0 {
-		w.Why = fmt.Sprintf("%s; close that, and it comes free by itself; %s", DescribeUsers(h.FS, users), wedged.what())
-	}
-	if h.Ledger.Wedged == nil {
-		h.Ledger.Wedged = map[string]*Wedge{}
-	}
-	h.Ledger.Wedged[address] = w
-	return errors.Join(&StuckError{address, w.Why}, h.SaveLedger())
-}
-
-// A StuckError is a function that cannot be touched until a write to it returns.
-type StuckError struct{ Address, Why string }
-
-func (e *StuckError) Error() string { return e.Address + " is stuck in the kernel: " + e.Why }
-
-// OnlyStuck reports whether all that an error says is of functions that are stuck.
-func OnlyStuck(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return !slices.ContainsFunc(joined.Unwrap(), func(e error) bool { return !OnlyStuck(e) })
-	}
-	var stuck *StuckError
-	return errors.As(err, &stuck)
-}
-
-// A Wedge is a function that is stuck in a write that never returned.
-type Wedge struct {
-	Why string `json:"why"`
-	// Worker is the process that waits in the kernel: when it is gone, the write has returned.
-	Worker sysfs.Process `json:"worker"`
-}
-
-// Stuck says why a function cannot be touched, "" if it can: its files wait for the same lock in the kernel as the
-// write that never returned. One whose write returned after all is stuck no longer.
-func (h *Host) Stuck(address string) string {
-	w := h.Ledger.Wedged[address]
-	if w == nil {
-		return ""
-	}
-	if w.Worker.PID > 0 && !here(w.Worker) {
-		delete(h.Ledger.Wedged, address)
-		h.Logf(Info, "%s is stuck no longer", address)
-		return ""
-	}
-	return w.Why
-}
-
-// here reports whether a process of this program still runs: on the running host, whatever root the program works on.
-func here(p Process) bool {
-	host, err := sysfs.New("/")
-	return err == nil && p.Alive(host)
+// slow does what the kernel may never return from; nodes are the function's, of which users may be in the way.
+func (c *PCIDriver) slow(ctx context.Context, h *Host, timeout time.Duration, t SlowTask, nodes ...sysfs.DeviceNode) error {
+	return h.stuckAt(ctx, c.Address, nodes, h.slow(ctx, timeout, t))
 }
 
 // poll calls f until it is done or fails, with growing pauses, at most until ctx ends.

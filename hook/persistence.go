@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -90,10 +91,12 @@ func (c *Persistence) Undo(ctx context.Context, h *Host) error {
 	if !h.Exists(sysfs.PCIDevice(c.Address)) {
 		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
 	}
-	switch driver, err := h.PCIDriver(c.Address); {
+	driver, err1 := h.PCIDriver(c.Address)
+	vfio, err2 := h.IsVFIO(c.Address)
+	switch err := errors.Join(err1, err2); {
 	case err != nil:
 		return err
-	case driver == "" || strings.HasPrefix(driver, "vfio"):
+	case driver == "" || vfio:
 		return fmt.Errorf("cannot turn the persistence mode of %s on again: its driver is not back", c.Address)
 	case driver != "nvidia":
 		return fmt.Errorf("%w: the driver is %s", ErrDrifted, driver)

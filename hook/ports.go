@@ -43,8 +43,9 @@ func (h *Host) TakePorts(uuid string) error {
 func (h *Host) SettlePorts() error {
 	var errs error
 	changed := false
+	claimed := h.Ledger.Claims("").Ports
 	for _, port := range sortedKeys(h.Ledger.Ports) {
-		if h.portClaimed(port) {
+		if slices.Contains(claimed, port) {
 			continue
 		}
 		if err := h.RestorePCIPower(port, *h.Ledger.Ports[port]); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -58,13 +59,4 @@ func (h *Host) SettlePorts() error {
 		errs = errors.Join(errs, h.SaveLedger())
 	}
 	return errs
-}
-
-func (h *Host) portClaimed(port string) bool {
-	for _, g := range h.Ledger.Guests {
-		if slices.Contains(g.Claim.Ports, port) {
-			return true
-		}
-	}
-	return false
 }

@@ -14,73 +14,88 @@ import (
 	"qemu-hook/sysfs"
 )
 
-// A SlowWriter does what may never return: it writes attributes such as unbind, bind and drivers_probe, and unloads
-// modules. When the deadline passes the error is a *WedgedError.
-type SlowWriter interface {
-	// Write is [sysfs.FS.Write].
-	Write(ctx context.Context, path, value string) error
-	// Unload is [sysfs.FS.UnloadModule].
-	Unload(ctx context.Context, module string) error
-	// Load is [sysfs.FS.LoadModule]: a driver's module that is loaded probes the driver's devices.
-	Load(ctx context.Context, module string) error
+// A SlowTask is what the kernel may never return from.
+type SlowTask struct {
+	Op    SlowOp
+	Path  string // of the attribute, or the module's name
+	Value string // what is written
+}
+
+// SlowOp is what a task does, in the words of a [sysfs.Error].
+type SlowOp string
+
+// The slow operations.
+const (
+	SlowWrite  SlowOp = "write"         // of unbind, bind, drivers_probe: [sysfs.FS.Write]
+	SlowUnload SlowOp = "unload module" // [sysfs.FS.UnloadModule]
+	SlowLoad   SlowOp = "load module"   // [sysfs.FS.LoadModule]: a driver probes its devices when it is loaded
+)
+
+// Do does the task in this process.
+func (t SlowTask) Do(ctx context.Context, fs sysfs.FS) error {
+	switch t.Op {
+	case SlowUnload:
+		return fs.UnloadModule(t.Path)
+	case SlowLoad:
+		return fs.LoadModule(ctx, t.Path)
+	default:
+		return fs.Write(t.Path, t.Value)
+	}
+}
+
+func (t SlowTask) String() string {
+	switch t.Op {
+	case SlowUnload:
+		return "unloading the module " + t.Path
+	case SlowLoad:
+		return "loading the module " + t.Path
+	default:
+		return fmt.Sprintf("writing %q to %s", t.Value, t.Path)
+	}
+}
+
+// A SlowRunner does slow tasks. When the context's deadline passes the error is a *WedgedError.
+type SlowRunner interface {
+	Run(ctx context.Context, t SlowTask) error
 	Close()
 }
 
-// A WedgedError is a write that the kernel has not finished. The process that waits in it cannot be killed.
+// A WedgedError is a task that the kernel has not finished. The process that waits in it cannot be killed.
 type WedgedError struct {
-	Path, Value string // the value is "" for a module
-	Loads       bool   // it is loaded, else unloaded
-	After       time.Duration
-	Worker      sysfs.Process // who waits; zero if it cannot be told
+	Task   SlowTask
+	After  time.Duration
+	Worker sysfs.Process // who waits; zero if it cannot be told
 }
 
 func (e *WedgedError) Error() string { return e.what() + "; only a reboot helps" }
 
 func (e *WedgedError) what() string {
-	after := e.After.Round(time.Second)
-	if e.Loads {
-		return fmt.Sprintf("loading the module %s has not returned for %s", e.Path, after)
-	}
-	if e.Value == "" {
-		return fmt.Sprintf("unloading the module %s has not returned for %s", e.Path, after)
-	}
-	return fmt.Sprintf("writing %q to %s has not returned for %s", e.Value, e.Path, after)
+	return fmt.Sprintf("%s has not returned for %s", e.Task, e.After.Round(time.Second))
 }
 
-// Inline writes in this process. It is for a model of a host, where nothing can be left behind in the kernel.
+// Inline does tasks in this process. It is for a model of a host, where nothing can be left behind in the kernel.
 type Inline struct{ FS sysfs.FS }
 
-func (w Inline) Write(ctx context.Context, path, value string) error {
-	return inline(ctx, func() error { return w.FS.Write(path, value) }, WedgedError{Path: path, Value: value})
-}
-
-func (w Inline) Unload(ctx context.Context, module string) error {
-	return inline(ctx, func() error { return w.FS.UnloadModule(module) }, WedgedError{Path: module})
-}
-
-func (w Inline) Load(ctx context.Context, module string) error {
-	return inline(ctx, func() error { return w.FS.LoadModule(context.WithoutCancel(ctx), module) }, WedgedError{Path: module, Loads: true})
-}
-
-func inline(ctx context.Context, f func() error, wedged WedgedError) error {
+// Run implements [SlowRunner].
+func (w Inline) Run(ctx context.Context, t SlowTask) error {
 	start := time.Now()
 	done := make(chan error, 1)
-	go func() { done <- f() }()
+	go func() { done <- t.Do(context.WithoutCancel(ctx), w.FS) }()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		wedged.After = time.Since(start)
-		return &wedged
+		return &WedgedError{Task: t, After: time.Since(start)}
 	}
 }
 
+// Close implements [SlowRunner].
 func (Inline) Close() {}
 
 // WorkerCommand is the argument with which the program runs itself to be a worker.
 const WorkerCommand = "worker"
 
-// A Worker is the program run a second time, to stand in for it in writes that may block for ever. It has a session
+// A Worker is the program run a second time, to stand in for it in what may block for ever. It has a session
 // of its own, /dev/null as its standard files, so that libvirt does not wait for it, and the lock's descriptor, so
 // that nobody else acts while its write is under way even if the hook is killed.
 type Worker struct {
@@ -93,9 +108,7 @@ type Worker struct {
 	pipe     *os.File
 }
 
-// workerRequest is a write, or a module to be unloaded or loaded.
-type workerRequest struct{ Path, Value, Unload, Load string }
-
+// workerReply is how a task ended: well, with a number of the kernel's, or with another text.
 type workerReply struct {
 	Errno syscall.Errno
 	Err   string
@@ -131,39 +144,8 @@ func (w *Worker) start() error {
 	return nil
 }
 
-func (w *Worker) Write(ctx context.Context, path, value string) error {
-	err := w.do(ctx, workerRequest{Path: path, Value: value}, WedgedError{Path: path, Value: value})
-	var failed *workerError
-	if errors.As(err, &failed) {
-		return &sysfs.Error{Op: "write", Path: path, Value: value, Err: failed.cause}
-	}
-	return err
-}
-
-func (w *Worker) Unload(ctx context.Context, module string) error {
-	err := w.do(ctx, workerRequest{Unload: module}, WedgedError{Path: module})
-	var failed *workerError
-	if errors.As(err, &failed) {
-		return &sysfs.Error{Op: "unload module", Path: module, Err: failed.cause}
-	}
-	return err
-}
-
-func (w *Worker) Load(ctx context.Context, module string) error {
-	err := w.do(ctx, workerRequest{Load: module}, WedgedError{Path: module, Loads: true})
-	var failed *workerError
-	if errors.As(err, &failed) {
-		return failed.cause // which says all
-	}
-	return err
-}
-
-// A workerError is what went wrong on the worker's side.
-type workerError struct{ cause error }
-
-func (e *workerError) Error() string { return e.cause.Error() }
-
-func (w *Worker) do(ctx context.Context, request workerRequest, wedged WedgedError) error {
+// Run implements [SlowRunner].
+func (w *Worker) Run(ctx context.Context, t SlowTask) error {
 	if w.cmd == nil {
 		if err := w.start(); err != nil {
 			return err
@@ -173,25 +155,29 @@ func (w *Worker) do(ctx context.Context, request workerRequest, wedged WedgedErr
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = w.pipe.SetReadDeadline(deadline)
 	}
-	err := json.NewEncoder(w.requests).Encode(request)
+	err := json.NewEncoder(w.requests).Encode(t)
 	var reply workerReply
 	if err == nil {
 		err = w.replies.Decode(&reply)
 	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		wedged.After, wedged.Worker = time.Since(start), w.process()
+		wedged := &WedgedError{Task: t, After: time.Since(start), Worker: w.process()}
 		w.abandon()
-		return &wedged
+		return wedged
 	case err != nil:
 		w.abandon()
-		return &workerError{fmt.Errorf("the worker ended: %w", err)}
+		err = fmt.Errorf("the worker ended: %w", err)
 	case reply.Errno != 0:
-		return &workerError{reply.Errno}
+		err = reply.Errno
+	case reply.Err != "" && t.Op == SlowLoad:
+		return errors.New(reply.Err) // which says all
 	case reply.Err != "":
-		return &workerError{errors.New(reply.Err)}
+		err = errors.New(reply.Err)
+	default:
+		return nil
 	}
-	return nil
+	return &sysfs.Error{Op: string(t.Op), Path: t.Path, Value: t.Value, Err: err}
 }
 
 // process is the worker as others can tell it from a later process with its number.
@@ -243,23 +229,16 @@ func RunWorker(root string) error {
 	}
 	requests, replies := json.NewDecoder(in), json.NewEncoder(out)
 	for {
-		var r workerRequest
-		if err := requests.Decode(&r); err != nil {
+		var t SlowTask
+		if err := requests.Decode(&t); err != nil {
 			return nil
 		}
 		var reply workerReply
-		var err error
-		switch {
-		case r.Unload != "":
-			err = host.UnloadModule(r.Unload)
-		case r.Load != "":
-			if err = host.LoadModule(context.Background(), r.Load); err != nil {
-				err = errors.New(err.Error())
-			}
-		default:
-			err = host.Write(r.Path, r.Value)
-		}
-		if err != nil && !errors.As(err, &reply.Errno) {
+		switch err := t.Do(context.Background(), host); {
+		case err == nil:
+		case t.Op == SlowLoad:
+			reply.Err = err.Error()
+		case !errors.As(err, &reply.Errno):
 			reply.Err = cause(err)
 		}
 		if err := replies.Encode(reply); err != nil {

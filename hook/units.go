@@ -96,12 +96,7 @@ func (h *Host) unitClaimed(unit string) bool {
 			return false
 		}
 	}
-	for _, g := range h.Ledger.Guests {
-		if slices.Contains(g.Claim.Units, unit) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(h.Ledger.Claims("").Units, unit)
 }
 
 // Stopping reports whether the host shuts down, as far as systemd says so. It is asked once.

@@ -176,3 +176,67 @@ func isBootFramebuffer(owner string) bool {
 	}
 	return strings.HasSuffix(base, "-framebuffer")
 }
+
+// OwnsConsole reports whether the host's console is on the function: it is the card whose frame buffer the kernel draws the
+// console on. That is the one that the firmware started (boot_vga), as far as it has a frame buffer ("primary device" of
+// drivers/video/fbdev/core/fbcon.c), else the first there is, which may be the one that the firmware left in a card's memory.
+// With no frame buffer at all it is the card that the firmware started.
+func (h FS) OwnsConsole(address string) (bool, error) {
+	boot, err := h.bootVGA(address)
+	if err != nil {
+		return false, err
+	}
+	const dir = "/sys/class/graphics"
+	names, err := h.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, &Error{Op: "list", Path: dir, Err: err}
+	}
+	first, own, primary := "", false, false
+	for _, name := range names {
+		if !strings.HasPrefix(name, "fb") || name == "fbcon" {
+			continue
+		}
+		target, err := h.Readlink(dir + "/" + name)
+		if err != nil {
+			continue // it goes at this moment
+		}
+		card := functionIn(target)
+		if first == "" {
+			first = target
+		}
+		own = own || card == address
+		if b, err := h.bootVGA(card); err == nil && b {
+			primary = true
+		}
+	}
+	switch card := functionIn(first); {
+	case first == "":
+		return boot, nil
+	case primary:
+		return boot && own, nil
+	case card != "":
+		return card == address, nil
+	}
+	left, err := h.BootFramebuffers(address)
+	return len(left) > 0, err
+}
+
+func (h FS) bootVGA(address string) (bool, error) {
+	name := PCIDevice(address) + "/boot_vga"
+	if address == "" || !h.Exists(name) {
+		return false, nil
+	}
+	v, err := h.Read(name)
+	return v == "1", err
+}
+
+// functionIn returns the innermost PCI function on a path in sysfs, "" if there is none.
+func functionIn(name string) string {
+	function := ""
+	for part := range strings.SplitSeq(name, "/") {
+		if isPCIAddress(part) {
+			function = part
+		}
+	}
+	return function
+}

@@ -52,6 +52,12 @@ func (h FS) PCIBridge(address string) (bool, error) {
 	return strings.HasPrefix(class, "0x06"), err
 }
 
+// PCIDisplay reports whether the function is a display controller: base class 03.
+func (h FS) PCIDisplay(address string) (bool, error) {
+	class, err := h.Read(PCIDevice(address) + "/class")
+	return strings.HasPrefix(class, "0x03"), err
+}
+
 // PCIID returns vendor and device of the function, "10de:2782", by which it is known again: addresses can move.
 func (h FS) PCIID(address string) (string, error) {
 	vendor, err := h.Read(PCIDevice(address) + "/vendor")

@@ -44,7 +44,7 @@ func runDemo(o options, args []string) error {
 }
 
 func demo(ctx context.Context, h *hook.Host, model *sysfstest.Host, n *domain.Needs) error {
-	inline := func(*os.File) hook.SlowWriter { return hook.Inline{FS: h.FS} }
+	inline := func(*os.File) hook.SlowRunner { return hook.Inline{FS: h.FS} }
 	before := model.Snapshot()
 
 	out("A host with 20 CPUs, an AMD card of its own and an NVIDIA card for the guest; none of it is real.")

@@ -58,8 +58,8 @@ func journalLog(s hook.Severity, msg string) {
 }
 
 // newWorker returns what starts a worker when the first slow write comes.
-func newWorker(o options) func(*os.File) hook.SlowWriter {
-	return func(lock *os.File) hook.SlowWriter { return &hook.Worker{Root: o.rootDir(), Lock: lock} }
+func newWorker(o options) func(*os.File) hook.SlowRunner {
+	return func(lock *os.File) hook.SlowRunner { return &hook.Worker{Root: o.rootDir(), Lock: lock} }
 }
 
 // loadConfig reads the configuration: the file named by --config, else the host's own, which need not exist.

@@ -886,7 +886,7 @@ func TestShuttingDown(t *testing.T) {
 	down := r.model.Systemd()
 	down.ShutsDown = true
 	h.Systemd = down
-	slow := func(*os.File) hook.SlowWriter { return direct{h.FS} }
+	slow := func(*os.File) hook.SlowRunner { return direct{h.FS} }
 	if err := h.Locked(context.Background(), "test", slow, func() error { return h.GiveBack(context.Background(), card().Guest.UUID) }); err != nil {
 		t.Errorf("release: %v", err)
 	}

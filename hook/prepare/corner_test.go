@@ -426,13 +426,13 @@ func TestBootFramebufferWithoutDriver(t *testing.T) {
 	}
 }
 
-type wedgedRemove struct{ hook.SlowWriter }
+type wedgedRemove struct{ hook.SlowRunner }
 
-func (w wedgedRemove) Write(ctx context.Context, path, value string) error {
-	if strings.HasSuffix(path, "/remove") {
-		return &hook.WedgedError{Path: path, Value: value, After: time.Minute}
+func (w wedgedRemove) Run(ctx context.Context, t hook.SlowTask) error {
+	if strings.HasSuffix(t.Path, "/remove") {
+		return &hook.WedgedError{Task: t, After: time.Minute}
 	}
-	return w.SlowWriter.Write(ctx, path, value)
+	return w.SlowRunner.Run(ctx, t)
 }
 
 // A removal from the bus that does not return is on record.

@@ -44,7 +44,7 @@ func (cpusStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Pro
 	if cpus.Empty() {
 		return p, nil
 	}
-	host, err := h.HostCPUs(cpus.Union(h.Ledger.CPUs(n.Guest.UUID)))
+	host, err := h.HostCPUs(cpus.Union(h.Ledger.Claims(n.Guest.UUID).CPUs))
 	if err != nil {
 		return p, err
 	}

@@ -183,7 +183,7 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 		}
 	}
 	recorded, err := h.Recorded(n.Guest.UUID)
-	if err != nil && n.Guest.UUID != "" {
+	if err != nil {
 		return nil, nil, err
 	}
 	for _, r := range recorded {

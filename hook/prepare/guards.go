@@ -81,7 +81,7 @@ func displayCard(h *hook.Host, address string) (bool, error) {
 		if slot(a) != slot(address) {
 			continue
 		}
-		if class, err := h.PCIClass(a); err == nil && class>>16 == 3 {
+		if display, err := h.PCIDisplay(a); err == nil && display {
 			return true, nil
 		}
 	}

@@ -26,11 +26,9 @@ type Plan struct {
 	Changes  []hook.Change
 	Warnings []string
 	Refusals []string
-	// Brief and Frees are as in a proposal.
-	Brief []string
-	Frees bool
-	// Unseen names functions whose users could not be seen whole; "" if they were.
-	Unseen string
+	// Brief, Frees and Unseen are as in a proposal.
+	Brief         []string
+	Frees, Unseen bool
 
 	quiet bool // what is to be stopped is stopped
 }
@@ -65,7 +63,7 @@ func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*P
 		}
 	}
 	recorded, err := h.Recorded(n.Guest.UUID)
-	if err != nil && n.Guest.UUID != "" {
+	if err != nil {
 		return nil, err
 	}
 	for _, s := range Steps() {
@@ -93,15 +91,9 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 		step.Lines = append(step.Lines, line)
 	}
 	p.Steps = append(p.Steps, step)
-	p.Claim.PCI = append(p.Claim.PCI, proposal.Claim.PCI...)
-	p.Claim.CPUs = p.Claim.CPUs.Union(proposal.Claim.CPUs)
-	p.Claim.Pages = append(p.Claim.Pages, proposal.Claim.Pages...)
 	p.Claim.Add(proposal.Claim)
-	if p.Unseen == "" {
-		p.Unseen = proposal.Unseen
-	}
 	p.Brief = append(p.Brief, proposal.Brief...)
-	p.Frees = p.Frees || proposal.Frees
+	p.Frees, p.Unseen = p.Frees || proposal.Frees, p.Unseen || proposal.Unseen
 	p.Changes = append(p.Changes, proposal.Changes...)
 	p.Refusals = append(p.Refusals, proposal.Refusals...)
 	if p.stops() {
@@ -119,8 +111,8 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	}
 }
 
-// Run prepares the host for the guest, whole or not at all; it is called with the lock held. Warnings are what did not keep the guest from starting; a guest that may
-// not start gets a *[hook.Refusal].
+// Run prepares the host for the guest, whole or not at all; it is called with the lock held. Warnings are what did not keep
+// the guest from starting; a guest that may not start gets a *[hook.Refusal].
 func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (warnings []string, err error) {
 	uuid := n.Guest.UUID
 	if err := clearOldRun(ctx, h, n.Guest); err != nil {
@@ -128,7 +120,7 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 	}
 	plan, err := planAfresh(ctx, h, n)
 	if err == nil {
-		if reasons := plan.reasons(h); len(reasons) > 0 {
+		if reasons := plan.reasons(); len(reasons) > 0 {
 			err = &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}
 		}
 	}
@@ -186,7 +178,7 @@ func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []str
 	if err != nil {
 		return nil, err
 	}
-	if reasons := plan.reasons(h); len(reasons) > 0 {
+	if reasons := plan.reasons(); len(reasons) > 0 {
 		return nil, &hook.Refusal{Guest: hook.HandName, Reasons: reasons}
 	}
 	var before *hook.Guest
@@ -207,10 +199,10 @@ func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []str
 }
 
 // reasons returns why the guest is refused, when it comes to it.
-func (p *Plan) reasons(h *hook.Host) []string {
+func (p *Plan) reasons() []string {
 	reasons := slices.Clone(p.Refusals)
-	if p.Unseen != "" {
-		reasons = append(reasons, hook.Unseen(p.Unseen))
+	if p.Unseen {
+		reasons = append(reasons, hook.Unseen("the guest's functions"))
 	}
 	return reasons
 }
@@ -263,7 +255,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	uuid := plan.Guest.UUID
 	guest := &hook.Guest{Name: plan.Guest.Name, Since: h.Now(), Caller: by, Claim: plan.Claim}
 	if old := h.Ledger.Guests[uuid]; old != nil && uuid == hook.HandUUID {
-		guest.Claim.Add(old.Claim) // of what is bound already
+		kept := old.Claim // of what is bound already
+		kept.PCI = nil    // what is bound by hand is there for guests
+		guest.Claim.Add(kept)
 	} else if old != nil {
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
 	}

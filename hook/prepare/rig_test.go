@@ -107,7 +107,7 @@ func (r *rig) host() *hook.Host {
 
 func (r *rig) locked(f func(h *hook.Host) error) error {
 	h := r.host()
-	slow := func(*os.File) hook.SlowWriter {
+	slow := func(*os.File) hook.SlowRunner {
 		if r.inline {
 			return hook.Inline{FS: h.FS}
 		}
@@ -132,11 +132,7 @@ func (r *rig) release(n *domain.Needs) error {
 // direct writes in the calling goroutine, so that a panic in it reaches the test.
 type direct struct{ fs sysfs.FS }
 
-func (d direct) Write(_ context.Context, path, value string) error { return d.fs.Write(path, value) }
-
-func (d direct) Unload(_ context.Context, module string) error { return d.fs.UnloadModule(module) }
-
-func (d direct) Load(ctx context.Context, module string) error { return d.fs.LoadModule(ctx, module) }
+func (d direct) Run(ctx context.Context, t hook.SlowTask) error { return t.Do(ctx, d.fs) }
 
 func (direct) Close() {}
 

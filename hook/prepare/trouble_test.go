@@ -163,7 +163,7 @@ func TestStuckFunctionIsRefused(t *testing.T) {
 	writes := 0
 	run := func() error {
 		h := r.host()
-		return h.Locked(context.Background(), "test", func(*os.File) hook.SlowWriter { return stuck{&writes} }, func() error {
+		return h.Locked(context.Background(), "test", func(*os.File) hook.SlowRunner { return stuck{&writes} }, func() error {
 			_, err := prepare.Run(context.Background(), h, g, hook.Caller{})
 			return err
 		})
@@ -186,20 +186,11 @@ func TestStuckFunctionIsRefused(t *testing.T) {
 // stuck is a kernel whose slow writes never return.
 type stuck struct{ n *int }
 
-func (s stuck) Write(_ context.Context, path, value string) error {
+func (s stuck) Run(_ context.Context, t hook.SlowTask) error {
 	*s.n++
-	return &hook.WedgedError{Path: path, Value: value}
+	return &hook.WedgedError{Task: t}
 }
 
-func (s stuck) Unload(_ context.Context, module string) error {
-	*s.n++
-	return &hook.WedgedError{Path: module}
-}
-
-func (s stuck) Load(_ context.Context, module string) error {
-	*s.n++
-	return &hook.WedgedError{Path: module, Loads: true}
-}
 func (stuck) Close() {}
 
 // A function that is gone from the bus cannot be given back, and keeps its guest from nothing.
