@@ -2,17 +2,20 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // A snapshot is all of the machine's state that the hook could change or is to leave alone: a value for each key.
@@ -73,7 +76,7 @@ func (s snapshot) pci() error {
 		driver, _ := os.Readlink(f + "/driver")
 		key := "pci " + filepath.Base(f) + " "
 		s[key+"driver"] = filepath.Base(driver)
-		for _, a := range []string{"driver_override", "enable", "numa_node", "power/control", "power_state", "d3cold_allowed", "resource"} {
+		for _, a := range []string{"driver_override", "enable", "numa_node", "power/control", "power_state", "d3cold_allowed", "reset_method", "resource"} {
 			s[key+a] = attribute(f + "/" + a)
 		}
 	}
@@ -119,33 +122,47 @@ func skipGone(err error) error {
 // interrupts is the affinity of every interrupt, under the name of who handles it: a function that was given away and
 // came back may have got another number. Numbers that nobody handles come and go, but for the first 16.
 func (s snapshot) interrupts() error {
-	dirs, err := filepath.Glob("/proc/irq/[0-9]*")
+	const root = "/proc/irq"
+	numbers, err := os.ReadDir(root)
 	if err != nil {
 		return err
 	}
 	values := map[string][]string{}
-	for _, d := range dirs {
-		key := "irq " + filepath.Base(d)
-		handlers, err := filepath.Glob(d + "/*/")
+	handled := false
+	for _, d := range numbers {
+		n, err := strconv.Atoi(d.Name())
 		if err != nil {
+			continue // default_smp_affinity
+		}
+		dir := filepath.Join(root, d.Name())
+		entries, err := os.ReadDir(dir)
+		if os.IsNotExist(err) {
+			continue
+		} else if err != nil {
 			return err
 		}
-		if len(handlers) > 0 {
-			var names []string
-			for _, h := range handlers {
-				names = append(names, filepath.Base(h))
+		var handlers []string
+		for _, e := range entries {
+			if e.IsDir() {
+				handlers = append(handlers, e.Name())
 			}
-			key = "irq of " + strings.Join(names, " and ")
-		} else if n, err := strconv.Atoi(filepath.Base(d)); err != nil || n > 15 {
+		}
+		key := "irq " + d.Name()
+		if len(handlers) > 0 {
+			key, handled = "irq of "+strings.Join(handlers, " and "), true
+		} else if n > 15 {
 			continue
 		}
-		values[key] = append(values[key], attribute(d+"/smp_affinity"))
+		values[key] = append(values[key], attribute(filepath.Join(dir, "smp_affinity")))
+	}
+	if !handled {
+		return fmt.Errorf("%s: no interrupt has a handler", root)
 	}
 	for k, v := range values {
 		slices.Sort(v)
 		s[k] = strings.Join(v, " ")
 	}
-	return s.glob("/proc/irq/default_smp_affinity")
+	return s.glob(root + "/default_smp_affinity")
 }
 
 // kernel is what else of /sys a preparation may touch.
@@ -245,16 +262,19 @@ func (s snapshot) tree(dir string, value func(string, *syscall.Stat_t) string) e
 
 // units is the state of every unit of systemd's.
 func (s snapshot) units() error {
-	out, err := exec.Command("systemctl", "list-units", "--all", "--full", "--plain", "--no-legend", "--no-pager").Output()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := dbus.NewSystemdConnectionContext(ctx)
 	if err != nil {
-		return fmt.Errorf("systemctl list-units: %w", err)
+		return fmt.Errorf("cannot reach systemd: %w", err)
 	}
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) < 4 {
-			return fmt.Errorf("systemctl list-units: no unit in %q", line)
-		}
-		s["unit "+f[0]] = strings.Join(f[1:4], " ")
+	defer conn.Close()
+	units, err := conn.ListUnitsContext(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot list the units: %w", err)
+	}
+	for _, u := range units {
+		s["unit "+u.Name] = strings.Join([]string{u.LoadState, u.ActiveState, u.SubState}, " ")
 	}
 	return nil
 }
