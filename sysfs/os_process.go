@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,10 +36,12 @@ func (k osKernel) Output(ctx context.Context, name string, args ...string) ([]by
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	if deadline, ok := ctx.Deadline(); ok {
-		_ = r.SetReadDeadline(deadline)
-	}
+	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	out, rerr := io.ReadAll(io.LimitReader(r, maxOutput))
+	if rerr == nil {
+		_, rerr = io.Copy(io.Discard, r) // else the program waits for ever with what is beyond
+	}
 	select {
 	case err = <-done:
 	case <-ctx.Done():
