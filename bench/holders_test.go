@@ -71,7 +71,7 @@ func someNode(b *testing.B) sysfs.DeviceNode {
 	const name = "/dev/full"
 	var st unix.Stat_t
 	if err := unix.Stat(name, &st); err != nil {
-		b.Skipf("there is no %s: %v", name, err)
+		b.Fatalf("there is no %s: %v", name, err)
 	}
 	return sysfs.DeviceNode{Path: name, Rdev: st.Rdev}
 }
@@ -113,7 +113,7 @@ func newCrowd(b *testing.B) *crowded {
 	b.Helper()
 	program, err := exec.LookPath("sleep")
 	if err != nil {
-		b.Skip(err)
+		b.Fatal(err)
 	}
 	c := &crowded{program: program}
 	dir := b.TempDir()
@@ -155,7 +155,7 @@ func (c *crowded) grow(b *testing.B, n int) {
 			Dir: "/", Files: files, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 		})
 		if err != nil {
-			b.Skipf("cannot start process %d: %v", len(c.pids)+1, err)
+			b.Fatalf("cannot start process %d: %v", len(c.pids)+1, err)
 		}
 		c.pids = append(c.pids, pid)
 	}

@@ -2,7 +2,9 @@ package hook
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,7 +45,21 @@ func (c *PCIPower) Do(ctx context.Context, h *Host) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wakeTimeout)
 	defer cancel()
-	return h.WaitPCIAwake(ctx, c.Address)
+	var status string
+	err := poll(ctx, func() (awake bool, err error) {
+		status, err = h.PCIRuntimeStatus(c.Address)
+		return !slices.Contains([]string{"suspended", "suspending", "resuming"}, status), err
+	})
+	if err != nil && errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("cannot wake %s: its power/runtime_status stays %q; vfio-pci's disable_idle_d3=1 or a reboot may help", c.Address, status)
+	} else if err != nil {
+		return err
+	}
+	answers, err := h.PCIAnswers(c.Address)
+	if err == nil && !answers {
+		err = fmt.Errorf("%s does not answer: its configuration space reads all ones; the card is off the bus or cannot wake, and as a rule only a reboot helps", c.Address)
+	}
+	return err
 }
 
 // Verify finds nothing to complain of: vfio-pci manages the power of what it holds by itself.

@@ -3,37 +3,46 @@ package sysfs
 import (
 	"fmt"
 	"math/bits"
-	"slices"
 	"strconv"
 	"strings"
 )
 
-// BARBytes returns the size of one of a function's memory regions (base address registers), 0 if it has none of that
-// number: a line of its resource file holds start, end and flags.
-func (h FS) BARBytes(address string, bar int) (uint64, error) {
+// bars is the number of a function's base address registers. In its resource file there stand behind them its ROM and what
+// a bridge passes on.
+const bars = 6
+
+// A region is a line of a function's resource file: a range of addresses, both ends included, and what it is.
+type region struct{ start, end, flags uint64 }
+
+// memory reports whether the region is memory and in use (IORESOURCE_MEM, include/linux/ioport.h).
+func (r region) memory() bool { return r.flags&0x200 != 0 && r.end > r.start }
+
+// regions reads a function's resource file.
+func (h FS) regions(address string) ([]region, error) {
 	name := PCIDevice(address) + "/resource"
 	v, err := h.Read(name)
 	if err != nil {
+		return nil, err
+	}
+	var all []region
+	for line := range strings.Lines(v) {
+		var r region
+		if _, err := fmt.Sscanf(line, "0x%x 0x%x 0x%x", &r.start, &r.end, &r.flags); err != nil {
+			return nil, &Error{Op: "read", Path: name, Err: fmt.Errorf("line %d is %q", len(all)+1, strings.TrimSpace(line))}
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// BARBytes returns the size of one of a function's memory regions (base address registers), 0 if it has none of that
+// number.
+func (h FS) BARBytes(address string, bar int) (uint64, error) {
+	all, err := h.regions(address)
+	if err != nil || bar >= len(all) || all[bar].end == 0 {
 		return 0, err
 	}
-	lines := strings.Split(v, "\n")
-	if bar >= len(lines) {
-		return 0, nil
-	}
-	var r [2]uint64
-	f := strings.Fields(lines[bar])
-	if len(f) < len(r) {
-		return 0, &Error{Op: "read", Path: name, Err: fmt.Errorf("line %d is %q", bar+1, lines[bar])}
-	}
-	for i := range r {
-		if r[i], err = strconv.ParseUint(f[i], 0, 64); err != nil {
-			return 0, &Error{Op: "read", Path: name, Err: fmt.Errorf("line %d is %q", bar+1, lines[bar])}
-		}
-	}
-	if r[1] == 0 {
-		return 0, nil
-	}
-	return r[1] - r[0] + 1, nil
+	return all[bar].end - all[bar].start + 1, nil
 }
 
 // BARSizes returns the sizes in bytes that one of a function's BARs can have, ascending; none if it cannot be resized
@@ -63,31 +72,4 @@ func (h FS) ResizeBAR(address string, bar int, bytes uint64) error {
 
 func resizeAttr(address string, bar int) string {
 	return PCIDevice(address) + "/resource" + strconv.Itoa(bar) + "_resize"
-}
-
-// ResetMethod returns how the function is reset, methods in the order in which they are tried, "" if it cannot be reset
-// (reset_method, Documentation/ABI/testing/sysfs-bus-pci).
-func (h FS) ResetMethod(address string) (string, error) {
-	name := PCIDevice(address) + "/reset_method"
-	if !h.Exists(name) {
-		return "", nil
-	}
-	return h.Read(name)
-}
-
-// SetResetMethod sets the methods; the kernel takes only those that the function has.
-func (h FS) SetResetMethod(address, methods string) error {
-	return h.Write(PCIDevice(address)+"/reset_method", methods)
-}
-
-// OffersReset reports whether all the methods are among those that the function has now.
-func (h FS) OffersReset(address, methods string) (bool, error) {
-	now, err := h.ResetMethod(address)
-	has := strings.Fields(now)
-	for _, m := range strings.Fields(methods) {
-		if !slices.Contains(has, m) {
-			return false, err
-		}
-	}
-	return true, err
 }

@@ -1,9 +1,7 @@
 package sysfs
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strconv"
@@ -22,7 +20,7 @@ const blockClass = "/sys/class/block"
 func (h FS) Inhabitants(address string) (disks, interfaces []string, err error) {
 	const subsystems = "/sys/class/nvme-subsystem"
 	above := []string{address}
-	names, err := h.classNames(subsystems)
+	names, err := h.ListIfAny(subsystems)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,7 +42,7 @@ func (h FS) Inhabitants(address string) (disks, interfaces []string, err error) 
 
 // below returns those links in a directory that lead through a directory of one of the names.
 func (h FS) below(dir string, above []string) ([]string, error) {
-	names, err := h.classNames(dir)
+	names, err := h.ListIfAny(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -53,15 +51,6 @@ func (h FS) below(dir string, above []string) ([]string, error) {
 		// One that cannot be read is no link, or goes at this moment.
 		return err != nil || !slices.ContainsFunc(above, func(a string) bool { return strings.Contains(target, "/"+a+"/") })
 	}), nil
-}
-
-// classNames lists a directory that only exists where there is something to be in it.
-func (h FS) classNames(dir string) ([]string, error) {
-	names, err := h.List(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return names, err
 }
 
 // A Usage is what the host does with its disks: it is read once for all of them.

@@ -132,15 +132,6 @@ func (h FS) walkDevices(dir string, depth int, visit func(dir string)) error {
 	return nil
 }
 
-// isPCIAddress tells a function's name, 0000:01:00.0, from that of a device on a bus of input devices,
-// 0003:046D:C52B.0004.
-func isPCIAddress(name string) bool {
-	domain, rest, ok1 := strings.Cut(name, ":")
-	bus, rest, ok2 := strings.Cut(rest, ":")
-	device, function, ok3 := strings.Cut(rest, ".")
-	return ok1 && ok2 && ok3 && len(domain) >= 4 && len(bus) == 2 && len(device) == 2 && len(function) == 1
-}
-
 // nodeOf reads what a device's folder says of its node: dev, and DEVNAME in uevent.
 func (h FS) nodeOf(dir string) (DeviceNode, bool) {
 	v, err := h.Read(dir + "/dev")

@@ -31,11 +31,9 @@ func (f PlatformFramebuffer) DeviceAttr(attr string) string {
 // PlatformFramebuffers returns the firmware's frame buffers.
 func (h FS) PlatformFramebuffers() ([]PlatformFramebuffer, error) {
 	const dir = platformBus + "/devices"
-	names, err := h.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, &Error{Op: "list", Path: dir, Err: err}
+	names, err := h.ListIfAny(dir)
+	if err != nil {
+		return nil, err
 	}
 	var all []PlatformFramebuffer
 	for _, name := range names {
@@ -62,11 +60,9 @@ const vtconsoles = "/sys/class/vtconsole"
 
 // VTConsoles returns the console drivers.
 func (h FS) VTConsoles() ([]VTConsole, error) {
-	names, err := h.ReadDir(vtconsoles)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, &Error{Op: "list", Path: vtconsoles, Err: err}
+	names, err := h.ListIfAny(vtconsoles)
+	if err != nil {
+		return nil, err
 	}
 	var all []VTConsole
 	for _, name := range names {
@@ -96,44 +92,17 @@ func (h FS) BootFramebuffers(address string) ([]string, error) {
 	} else if err != nil {
 		return nil, &Error{Op: "read", Path: name, Err: err}
 	}
-	// Without it the table's own lines for the function have to do.
-	resource, err := h.Read(PCIDevice(address) + "/resource")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	regions, err := h.regions(address)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // then the table's own lines for the function have to do
 	}
-	return foreignMemory(string(v), address, memoryRegions(resource)), nil
-}
-
-// A memoryRegion is a range of addresses, both ends included.
-type memoryRegion struct{ start, end uint64 }
-
-// memoryRegions reads a function's resource file: start, end and flags of each region, the first six of which are its own;
-// behind them stand its ROM and what a bridge passes on.
-func memoryRegions(resource string) []memoryRegion {
-	const bars, memory = 6, 0x200
-	var all []memoryRegion
-	n := 0
-	for line := range strings.Lines(resource) {
-		if n++; n > bars {
-			break
-		}
-		f := strings.Fields(line)
-		if len(f) != 3 {
-			continue
-		}
-		start, err1 := strconv.ParseUint(f[0], 0, 64)
-		end, err2 := strconv.ParseUint(f[1], 0, 64)
-		flags, err3 := strconv.ParseUint(f[2], 0, 64)
-		if err1 == nil && err2 == nil && err3 == nil && flags&memory != 0 && end > start {
-			all = append(all, memoryRegion{start, end})
-		}
-	}
-	return all
+	own := slices.DeleteFunc(regions[:min(bars, len(regions))], func(r region) bool { return !r.memory() })
+	return foreignMemory(string(v), address, own), err
 }
 
 // foreignMemory goes by the numbers, and by the indentation of /proc/iomem: what stands below a function's line lies in
 // that region. The numbers are all 0 for whoever may not see addresses.
-func foreignMemory(iomem, address string, own []memoryRegion) []string {
+func foreignMemory(iomem, address string, own []region) []string {
 	var found []string
 	inside := -1 // the indentation of the function's line that we are below
 	for line := range strings.Lines(iomem) {
@@ -157,11 +126,11 @@ func foreignMemory(iomem, address string, own []memoryRegion) []string {
 	return found
 }
 
-func liesIn(where string, regions []memoryRegion) bool {
+func liesIn(where string, regions []region) bool {
 	from, to, _ := strings.Cut(where, "-")
 	start, err1 := strconv.ParseUint(from, 16, 64)
 	end, err2 := strconv.ParseUint(to, 16, 64)
-	return err1 == nil && err2 == nil && slices.ContainsFunc(regions, func(r memoryRegion) bool {
+	return err1 == nil && err2 == nil && slices.ContainsFunc(regions, func(r region) bool {
 		return r.start <= start && end <= r.end
 	})
 }
@@ -187,9 +156,9 @@ func (h FS) OwnsConsole(address string) (bool, error) {
 		return false, err
 	}
 	const dir = "/sys/class/graphics"
-	names, err := h.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, &Error{Op: "list", Path: dir, Err: err}
+	names, err := h.ListIfAny(dir)
+	if err != nil {
+		return false, err
 	}
 	first, own, primary := "", false, false
 	for _, name := range names {
@@ -228,15 +197,4 @@ func (h FS) bootVGA(address string) (bool, error) {
 	}
 	v, err := h.Read(name)
 	return v == "1", err
-}
-
-// functionIn returns the innermost PCI function on a path in sysfs, "" if there is none.
-func functionIn(name string) string {
-	function := ""
-	for part := range strings.SplitSeq(name, "/") {
-		if isPCIAddress(part) {
-			function = part
-		}
-	}
-	return function
 }

@@ -162,6 +162,15 @@ func (h FS) List(name string) ([]string, error) {
 	return names, nil
 }
 
+// ListIfAny is List of a directory that only exists where there is something to be in it: without it there is nothing.
+func (h FS) ListIfAny(name string) ([]string, error) {
+	names, err := h.List(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return names, err
+}
+
 // LinkBase returns the last element of a symbolic link's target, which is how sysfs names a device's driver, group
 // or subsystem; "" if there is no such link.
 func (h FS) LinkBase(name string) (string, error) {

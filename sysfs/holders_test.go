@@ -31,12 +31,15 @@ import (
 // PATH MAJOR MINOR", separated by commas.
 const childEnv = "QEMU_HOOK_TEST_CHILD"
 
-// TestHolderChild is what the children of these tests do; by itself it is nothing.
-func TestHolderChild(t *testing.T) {
-	orders := os.Getenv(childEnv)
-	if orders == "" {
-		return
+func TestMain(m *testing.M) {
+	if orders := os.Getenv(childEnv); orders != "" {
+		child(orders)
 	}
+	os.Exit(m.Run())
+}
+
+// child is what the children of these tests do.
+func child(orders string) {
 	for order := range strings.SplitSeq(orders, ",") {
 		f := strings.Fields(order)
 		if err := obey(f); err != nil {
@@ -81,15 +84,6 @@ func obey(order []string) error {
 	return unix.Close(fd)
 }
 
-// lacking skips a test for want of something, or fails it where nothing may be skipped.
-func lacking(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("QEMU_HOOK_CI") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // startChild starts a child, and returns its number when it has what it is to have. The end of the test ends it.
 func startChild(t *testing.T, ownMounts bool, orders ...string) int {
 	t.Helper()
@@ -97,7 +91,7 @@ func startChild(t *testing.T, ownMounts bool, orders ...string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run=^TestHolderChild$")
+	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), childEnv+"="+strings.Join(orders, ","))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if ownMounts {
@@ -136,7 +130,7 @@ func realNode(t *testing.T, name string) sysfs.DeviceNode {
 	t.Helper()
 	var st unix.Stat_t
 	if err := unix.Stat(name, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR {
-		lacking(t, "there is no device %s: %v", name, err)
+		fusetest.Lacking(t, "there is no device %s: %v", name, err)
 	}
 	return sysfs.DeviceNode{Path: name, Rdev: st.Rdev, Kind: sysfs.NodeOther}
 }
@@ -249,7 +243,7 @@ func TestHoldersWho(t *testing.T) {
 // TestHoldersOtherMounts: a process with a /dev of its own has a node with the number or, mapped, with the path of ours.
 func TestHoldersOtherMounts(t *testing.T) {
 	if os.Getuid() != 0 {
-		lacking(t, "only root can make nodes and mount")
+		fusetest.Lacking(t, "only root can make nodes and mount")
 	}
 	fs, zero := realHost(t), realNode(t, "/dev/zero")
 	dir := t.TempDir()
@@ -262,10 +256,10 @@ func TestHoldersOtherMounts(t *testing.T) {
 		err = os.Link(a.Path, b.Path)
 	}
 	if err != nil {
-		lacking(t, "no nodes can be made here: %v", err)
+		fusetest.Lacking(t, "no nodes can be made here: %v", err)
 	}
 	if f, err := os.Open(a.Path); err != nil {
-		lacking(t, "nodes here cannot be opened: %v", err)
+		fusetest.Lacking(t, "nodes here cannot be opened: %v", err)
 	} else {
 		f.Close()
 	}
@@ -297,7 +291,7 @@ func TestHoldersPassing(t *testing.T) {
 	fs, full := realHost(t), realNode(t, "/dev/full")
 	program, err := exec.LookPath("true")
 	if err != nil {
-		lacking(t, "%v", err)
+		fusetest.Lacking(t, "%v", err)
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -403,7 +397,7 @@ func TestHoldersDeadMount(t *testing.T) {
 	d := &deadFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), asked: make(chan struct{}, 16), freed: make(chan struct{})}
 	server, err := fuse.NewServer(d, dir, &fuse.MountOptions{DirectMountStrict: true, FsName: "dead", Name: "dead", DisableXAttrs: true})
 	if err != nil {
-		lacking(t, "cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
+		fusetest.Lacking(t, "cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
 	}
 	go server.Serve()
 	if err := server.WaitMount(); err != nil {

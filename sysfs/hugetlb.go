@@ -1,9 +1,7 @@
 package sysfs
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,11 +61,9 @@ func (h FS) HasPool(p Pool) bool { return h.Exists(p.path() + "nr_hugepages") }
 
 // HugePageSizes returns the page sizes of the host in KiB, ascending (/sys/kernel/mm/hugepages).
 func (h FS) HugePageSizes() ([]uint64, error) {
-	names, err := h.ReadDir(hugepagesDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, &Error{Op: "list", Path: hugepagesDir, Err: err}
+	names, err := h.ListIfAny(hugepagesDir)
+	if err != nil {
+		return nil, err
 	}
 	var sizes []uint64
 	for _, n := range names {

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"os/exec"
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // moduleName returns a module's name as /sys/module spells it.
@@ -99,13 +100,24 @@ func (h FS) LoadModule(ctx context.Context, name string) error {
 	return nil
 }
 
+// UnloadByModprobe unloads a module by the program that loads them, for a host that is not the running one: EAGAIN if that
+// does not work.
+func (h FS) UnloadByModprobe(name string) error {
+	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
+	if err != nil {
+		return err
+	}
+	err = h.Run(context.Background(), modprobe, "--remove", name)
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return syscall.EAGAIN
+	}
+	return err
+}
+
 // ModuleHolders returns the loaded modules that use a module, /sys/module/NAME/holders.
 func (h FS) ModuleHolders(name string) ([]string, error) {
-	dir := "/sys/module/" + moduleName(name) + "/holders"
-	if !h.Exists(dir) {
-		return nil, nil
-	}
-	return h.List(dir)
+	return h.ListIfAny("/sys/module/" + moduleName(name) + "/holders")
 }
 
 // ModuleRefs returns how often a loaded module is in use, /sys/module/NAME/refcnt.
@@ -137,20 +149,4 @@ func (h FS) ModuleStack(name string) ([]string, error) {
 	err := add(moduleName(name), 0)
 	slices.Reverse(stack)
 	return stack, err
-}
-
-// DriverModule returns the module of a PCI driver, "" if it is built into the kernel.
-func (h FS) DriverModule(driver string) (string, error) {
-	return h.LinkBase(PCIDriverAttr(driver, "module"))
-}
-
-// DriverDevices returns the addresses of the functions that are bound to a PCI driver.
-func (h FS) DriverDevices(driver string) ([]string, error) {
-	dir := PCIDriverAttr(driver, "")
-	names, err := h.List(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	// Beside them stand the driver's own files.
-	return slices.DeleteFunc(names, func(n string) bool { return strings.Count(n, ":") != 2 }), err
 }

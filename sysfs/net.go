@@ -123,23 +123,3 @@ func (h FS) defaultRoutes6() []defaultRoute {
 	}
 	return routes
 }
-
-// VFs returns the virtual functions of a function, virtfnN (Documentation/ABI/testing/sysfs-bus-pci).
-func (h FS) VFs(address string) ([]string, error) {
-	names, err := h.List(PCIDevice(address))
-	if err != nil {
-		return nil, err
-	}
-	var vfs []string
-	for _, n := range names {
-		if !strings.HasPrefix(n, "virtfn") {
-			continue
-		}
-		vf, err := h.LinkBase(PCIDevice(address) + "/" + n)
-		if err != nil {
-			return nil, err
-		}
-		vfs = append(vfs, vf)
-	}
-	return vfs, nil
-}

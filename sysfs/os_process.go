@@ -75,24 +75,12 @@ func (k osKernel) Signal(pid int, start uint64, signal syscall.Signal) error {
 	return unix.PidfdSendSignal(fd, signal, nil, 0)
 }
 
-// UnloadModule asks the running kernel; under another root it runs that root's modprobe, which a model of a host has.
+// UnloadModule asks the running kernel; a model of a host, under another root, has modprobe.
 func (k osKernel) UnloadModule(name string) error {
 	if k.root == "/" {
 		return unix.DeleteModule(moduleName(name), unix.O_NONBLOCK)
 	}
-	h := FS{k}
-	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
-	if err != nil {
-		return err
-	}
-	if err := k.Run(context.Background(), modprobe, "--remove", name); err != nil {
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
-			return unix.EAGAIN
-		}
-		return err
-	}
-	return nil
+	return FS{k}.UnloadByModprobe(name)
 }
 
 // OpenDevices has nothing to say of this process itself, which opens no device.

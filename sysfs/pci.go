@@ -48,14 +48,14 @@ func (h FS) IOMMUGroup(group string) ([]string, error) {
 
 // PCIBridge reports whether the function is a bridge: base class 06.
 func (h FS) PCIBridge(address string) (bool, error) {
-	class, err := h.Read(PCIDevice(address) + "/class")
-	return strings.HasPrefix(class, "0x06"), err
+	class, err := h.PCIClass(address)
+	return class>>16 == 0x06, err
 }
 
 // PCIDisplay reports whether the function is a display controller: base class 03.
 func (h FS) PCIDisplay(address string) (bool, error) {
-	class, err := h.Read(PCIDevice(address) + "/class")
-	return strings.HasPrefix(class, "0x03"), err
+	class, err := h.PCIClass(address)
+	return class>>16 == 0x03, err
 }
 
 // PCIID returns vendor and device of the function, "10de:2782", by which it is known again: addresses can move.
@@ -185,4 +185,56 @@ func (h FS) readHex(name string) (uint64, error) {
 		return 0, &Error{Op: "read", Path: name, Err: fmt.Errorf("%q is no hexadecimal number", v)}
 	}
 	return n, nil
+}
+
+// DriverModule returns the module of a PCI driver, "" if it is built into the kernel.
+func (h FS) DriverModule(driver string) (string, error) {
+	return h.LinkBase(PCIDriverAttr(driver, "module"))
+}
+
+// DriverDevices returns the addresses of the functions that are bound to a PCI driver.
+func (h FS) DriverDevices(driver string) ([]string, error) {
+	names, err := h.ListIfAny(PCIDriverAttr(driver, ""))
+	// Beside them stand the driver's own files.
+	return slices.DeleteFunc(names, func(n string) bool { return !isPCIAddress(n) }), err
+}
+
+// VFs returns the virtual functions of a function, virtfnN (Documentation/ABI/testing/sysfs-bus-pci).
+func (h FS) VFs(address string) ([]string, error) {
+	names, err := h.List(PCIDevice(address))
+	if err != nil {
+		return nil, err
+	}
+	var vfs []string
+	for _, n := range names {
+		if !strings.HasPrefix(n, "virtfn") {
+			continue
+		}
+		vf, err := h.LinkBase(PCIDevice(address) + "/" + n)
+		if err != nil {
+			return nil, err
+		}
+		vfs = append(vfs, vf)
+	}
+	return vfs, nil
+}
+
+// isPCIAddress tells a function's name, 0000:01:00.0, from that of a device on a bus of input devices,
+// 0003:046D:C52B.0004.
+func isPCIAddress(name string) bool {
+	domain, rest, ok1 := strings.Cut(name, ":")
+	bus, rest, ok2 := strings.Cut(rest, ":")
+	device, function, ok3 := strings.Cut(rest, ".")
+	return ok1 && ok2 && ok3 && len(domain) >= 4 && len(bus) == 2 && len(device) == 2 && len(function) == 1
+}
+
+// functionIn returns the innermost PCI function on a path in sysfs, "" if there is none.
+func functionIn(name string) string {
+	function := ""
+	for part := range strings.SplitSeq(name, "/") {
+		if isPCIAddress(part) {
+			function = part
+		}
+	}
+	return function
 }

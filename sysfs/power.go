@@ -1,13 +1,9 @@
 package sysfs
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
-	"strings"
-	"time"
 )
 
 // PCIPower is how a PCI function's runtime power management is set: power/control and d3cold_allowed
@@ -65,27 +61,14 @@ func (h FS) RestorePCIPower(address string, before PCIPower) error {
 	return err
 }
 
-// WaitPCIAwake waits until a function that is being woken answers (power/runtime_status).
-func (h FS) WaitPCIAwake(ctx context.Context, address string) error {
-	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		status, err := h.Read(PCIDevice(address) + "/power/runtime_status")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if status != "suspended" && status != "suspending" && status != "resuming" {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("cannot wake %s: its power/runtime_status stays %q; vfio-pci's disable_idle_d3=1 or a reboot may help", address, status)
-		case <-time.After(pause):
-		}
+// PCIRuntimeStatus returns what the function's runtime power management has it do, "active" or "suspended" say, "" if there is
+// none (power/runtime_status, Documentation/ABI/testing/sysfs-devices-power).
+func (h FS) PCIRuntimeStatus(address string) (string, error) {
+	status, err := h.Read(PCIDevice(address) + "/power/runtime_status")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
 	}
-	answers, err := h.PCIAnswers(address)
-	if err == nil && !answers {
-		err = fmt.Errorf("%s does not answer: its configuration space reads all ones; the card is off the bus or cannot wake, and as a rule only a reboot helps", address)
-	}
-	return err
+	return status, err
 }
 
 // PCIAnswers reports whether the function's configuration space can be read: a device that is gone, or sleeps in
@@ -106,7 +89,7 @@ func (h FS) PCIPort(address string) (string, error) {
 		return "", &Error{Op: "read link", Path: PCIDevice(address), Err: err}
 	}
 	parent := path.Base(path.Dir(target))
-	if !strings.Contains(parent, ":") || !strings.Contains(parent, ".") {
+	if !isPCIAddress(parent) {
 		return "", nil
 	}
 	return parent, nil

@@ -15,7 +15,6 @@ type Session struct {
 	Scope          string // session-2.scope
 	Service        string // the PAM service that began it
 	UID, Leader    int
-	Active         bool
 	Devices        []uint64 // device numbers that logind keeps open for the session
 }
 
@@ -27,11 +26,9 @@ func (s Session) Graphical() bool {
 // Sessions returns the host's sessions, none without logind.
 func (h FS) Sessions() ([]Session, error) {
 	const dir = "/run/systemd/sessions"
-	names, err := h.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	} else if err != nil {
-		return nil, &Error{Op: "list", Path: dir, Err: err}
+	names, err := h.ListIfAny(dir)
+	if err != nil {
+		return nil, err
 	}
 	var all []Session
 	for _, name := range names {
@@ -71,8 +68,6 @@ func parseSession(id, text string) Session {
 			s.Service = v
 		case "LEADER":
 			s.Leader, _ = strconv.Atoi(v)
-		case "ACTIVE":
-			s.Active = v == "1"
 		case "DEVICES":
 			for _, d := range strings.Fields(v) {
 				if n, ok := parseDev(d); ok {

@@ -62,10 +62,10 @@ LEADER=2001
 	want := []sysfs.Session{
 		{
 			ID: "2", User: "fern", Seat: "seat0", Type: "wayland", Class: "user", Scope: "session-2.scope", Service: "sddm",
-			UID: 1000, Leader: 1423, Active: true,
+			UID: 1000, Leader: 1423,
 			Devices: []uint64{unix.Mkdev(226, 1), unix.Mkdev(13, 64), unix.Mkdev(13, 67)},
 		},
-		{ID: "5", User: "fern", Type: "tty", Class: "user", Scope: "session-5.scope", UID: 1000, Leader: 2001, Active: true},
+		{ID: "5", User: "fern", Type: "tty", Class: "user", Scope: "session-5.scope", UID: 1000, Leader: 2001},
 		{ID: "c1", User: "sddm", Seat: "seat0", Type: "x11", Class: "greeter", Scope: "session-c1.scope", UID: 175, Leader: 900},
 	}
 	got, err := h.FS().Sessions()

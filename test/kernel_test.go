@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"qemu-hook/sysfs/sysfstest/fusetest"
 )
 
 // What the tests on the running kernel touch.
@@ -35,10 +37,10 @@ type kernel struct {
 func onKernel(t *testing.T) *kernel {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "root is missing: uid %d may not have huge pages", os.Geteuid())
+		fusetest.Lacking(t, "root is missing: uid %d may not have huge pages", os.Geteuid())
 	}
 	if _, err := os.Stat(configDir); !errors.Is(err, fs.ErrNotExist) {
-		missing(t, "a host without a configuration is missing: %s is there, and the test expects the defaults", configDir)
+		fusetest.Lacking(t, "a host without a configuration is missing: %s is there, and the test expects the defaults", configDir)
 	}
 	entries, err := os.ReadDir(stateDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -46,22 +48,22 @@ func onKernel(t *testing.T) *kernel {
 	}
 	for _, e := range entries {
 		if e.Name() != "lock" {
-			missing(t, "a host without guests is missing: %s has %s", stateDir, e.Name())
+			fusetest.Lacking(t, "a host without guests is missing: %s has %s", stateDir, e.Name())
 		}
 	}
 	if _, err := os.Lstat(kernelShm); !errors.Is(err, fs.ErrNotExist) {
-		missing(t, "a free name is missing: %s is there (%v)", kernelShm, err)
+		fusetest.Lacking(t, "a free name is missing: %s is there (%v)", kernelShm, err)
 	}
 	if _, err := os.Stat("/dev/shm"); err != nil {
-		missing(t, "/dev/shm is missing: %v", err)
+		fusetest.Lacking(t, "/dev/shm is missing: %v", err)
 	}
 	if _, err := os.Stat(kernelPool); err != nil {
-		missing(t, "huge pages of 2 MiB are missing: %v", err)
+		fusetest.Lacking(t, "huge pages of 2 MiB are missing: %v", err)
 	}
 	k := &kernel{t: t, guest: loadGuest(t, "pages-only"), pages: poolNumber(t, "nr_hugepages"), shm: inShm(t)}
 	// Writing what is there changes nothing, but tells whether it can be written.
 	if err := writePool(k.pages); err != nil {
-		missing(t, "a writable pool is missing: %v", err)
+		fusetest.Lacking(t, "a writable pool is missing: %v", err)
 	}
 	if err := writePool(k.pages + kernelPages); err != nil {
 		t.Fatal(err)
@@ -71,7 +73,7 @@ func onKernel(t *testing.T) *kernel {
 		t.Fatal(err)
 	}
 	if got < k.pages+kernelPages {
-		missing(t, "memory is missing: the kernel has only %d of %d more huge pages", got-k.pages, kernelPages)
+		fusetest.Lacking(t, "memory is missing: the kernel has only %d of %d more huge pages", got-k.pages, kernelPages)
 	}
 	t.Cleanup(k.restore)
 	return k
@@ -236,7 +238,7 @@ func TestKernelKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k := onKernel(t)
 			if name == "pages" && poolNumber(t, "free_hugepages") > 0 {
-				missing(t, "a pool in use is missing: %d huge pages are free, so that none may be added", poolNumber(t, "free_hugepages"))
+				fusetest.Lacking(t, "a pool in use is missing: %d huge pages are free, so that none may be added", poolNumber(t, "free_hugepages"))
 			}
 			cmd, out := k.command(k.guest.event("prepare")...)
 			if err := cmd.Start(); err != nil {

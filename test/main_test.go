@@ -48,15 +48,6 @@ func program(t testing.TB) string {
 	return filepath.Join(built.dir, "qemu-hook")
 }
 
-// missing ends a test that lacks something: it is skipped, or fails where nothing may be skipped.
-func missing(t testing.TB, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("QEMU_HOOK_CI") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // domainXML returns a domain of testdata and its name.
 func domainXML(t testing.TB, name string) []byte {
 	t.Helper()

@@ -69,19 +69,17 @@ func (h *Host) addBARs(d *pciDevice) {
 				if err != nil {
 					return syscall.EINVAL
 				}
-				if err := h.lock(d); err != nil {
-					return err
-				}
-				defer h.unlock(d)
-				switch {
-				case d.driver != "":
-					return syscall.EBUSY
-				case n > 43 || d.bars[i].sizes&(1<<n) == 0:
-					return syscall.EINVAL
-				}
-				d.bars = slices.Clone(d.bars) // clones share them
-				d.bars[i].size = 1 << (n + 20)
-				return nil
+				return h.locked(d, func() error {
+					switch {
+					case d.driver != "":
+						return syscall.EBUSY
+					case n > 43 || d.bars[i].sizes&(1<<n) == 0:
+						return syscall.EINVAL
+					}
+					d.bars = slices.Clone(d.bars) // clones share them
+					d.bars[i].size = 1 << (n + 20)
+					return nil
+				})
 			},
 		})
 	}

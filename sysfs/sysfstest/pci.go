@@ -103,11 +103,7 @@ func (h *Host) addPCI(d *pciDevice) {
 	locked := func(store func(h *Host, d *pciDevice, v string) error) func(*Host, string) error {
 		return func(h *Host, v string) error {
 			d := h.pci[addr]
-			if err := h.lock(d); err != nil {
-				return err
-			}
-			defer h.unlock(d)
-			return store(h, d, v)
+			return h.locked(d, func() error { return store(h, d, v) })
 		}
 	}
 	override.store = locked(func(_ *Host, d *pciDevice, v string) error { return d.setOverride(v) })
@@ -319,28 +315,28 @@ func (h *Host) addDriver(drv *pciDriver) {
 		if d == nil || !h.matches(drv, d) {
 			return syscall.ENODEV
 		}
-		if err := h.lock(d); err != nil {
-			return err
-		}
-		defer h.unlock(d)
-		if d.driver != "" {
-			return syscall.EBUSY
-		}
-		return h.probe(drv, d)
+		return h.locked(d, func() error {
+			if d.driver != "" {
+				return syscall.EBUSY
+			}
+			return h.probe(drv, d)
+		})
 	}})
 	h.rule(dir+"/unbind", &attr{store: func(h *Host, v string) error {
 		d := h.deviceByName(v)
 		if d == nil || d.driver != name {
 			return syscall.ENODEV
 		}
-		if err := h.lock(d); err != nil {
-			return err
+		err := h.locked(d, func() error {
+			if d.driver != name {
+				return nil
+			}
+			return h.release(d, true)
+		})
+		if d.gone {
+			return nil // it was taken off meanwhile, driver and all
 		}
-		defer h.unlock(d)
-		if d.driver != name {
-			return nil // somebody was faster
-		}
-		return h.release(d, true)
+		return err
 	}})
 	h.rule(dir+"/new_id", &attr{store: func(h *Host, v string) error { return h.newID(h.driver(name), v) }})
 	h.rule(dir+"/remove_id", &attr{store: func(h *Host, v string) error {
@@ -377,9 +373,9 @@ func (h *Host) attachAll(drv *pciDriver) {
 // removeDriver takes a driver's registration back; its functions are left without one.
 func (h *Host) removeDriver(name string) {
 	for _, addr := range h.addresses() {
-		if d := h.pci[addr]; d.driver == name && h.lock(d) == nil {
-			_ = h.release(d, false) // the module is in use by nobody, so neither are its devices
-			h.unlock(d)
+		if d := h.pci[addr]; d.driver == name {
+			// The module is in use by nobody, so neither are its devices.
+			_ = h.locked(d, func() error { return h.release(d, false) })
 		}
 	}
 	h.erase(pciBus + "/drivers/" + name)
@@ -436,12 +432,14 @@ func (h *Host) addPCIBus() {
 		if d == nil {
 			return syscall.ENODEV
 		}
-		if err := h.lock(d); err != nil {
-			return err
+		err := h.locked(d, func() error {
+			h.attach(d)
+			return nil
+		})
+		if d.gone {
+			return nil // __device_attach has nothing to say of a dead one
 		}
-		defer h.unlock(d)
-		h.attach(d)
-		return nil
+		return err
 	}})
 	h.rule(pciBus+"/rescan", &attr{store: func(h *Host, v string) error {
 		n, err := parseUint(v)

@@ -17,18 +17,17 @@ func (h *Host) removeFunction(d *pciDevice) error {
 			}
 		}
 	}
-	if err := h.lock(d); err != nil {
-		return err
-	}
-	defer h.unlock(d)
+	err := h.locked(d, func() error {
+		if err := h.release(d, true); err != nil {
+			return err
+		}
+		h.takeFunction(d)
+		return nil
+	})
 	if d.gone {
-		return nil // somebody was faster
+		return nil // perhaps somebody was faster
 	}
-	if err := h.release(d, true); err != nil {
-		return err
-	}
-	h.takeFunction(d)
-	return nil
+	return err
 }
 
 // takeFunction takes the files of a function away that has no driver.
@@ -73,10 +72,9 @@ func (h *Host) FallOff(addr string) {
 		if a != addr && !strings.HasPrefix(a, addr+".") || d.gone {
 			continue
 		}
-		d.unwedged = true // whoever waits for its users goes on
 		_ = h.release(d, false)
 		h.takeFunction(d)
-		d.dead = true
+		d.dead, d.unwedged = true, true // whoever waits for its users goes on
 	}
 	h.stir()
 }
@@ -103,22 +101,20 @@ func (h *Host) addVFs(d *pciDevice, num int) error {
 			if err != nil {
 				return syscall.EINVAL
 			}
-			if err := h.lock(d); err != nil {
-				return err
-			}
-			defer h.unlock(d)
-			switch {
-			case int(n) == d.numVFs:
+			return h.locked(d, func() error {
+				switch {
+				case int(n) == d.numVFs:
+					return nil
+				case int(n) > len(d.vfs):
+					return syscall.ERANGE
+				case d.driver == "":
+					return syscall.ENOENT
+				case n > 0 && d.numVFs > 0:
+					return syscall.EBUSY
+				}
+				h.setVFs(d, int(n))
 				return nil
-			case int(n) > len(d.vfs):
-				return syscall.ERANGE
-			case d.driver == "":
-				return syscall.ENOENT
-			case n > 0 && d.numVFs > 0:
-				return syscall.EBUSY
-			}
-			h.setVFs(d, int(n))
-			return nil
+			})
 		},
 	})
 	h.setVFs(d, num)

@@ -21,18 +21,21 @@ func (h *Host) await(ready func() bool) error {
 	return syscall.EINTR
 }
 
-// lock is device_lock: whoever has it is alone with the device.
-func (h *Host) lock(d *pciDevice) error {
+// locked does something with the device's lock held, device_lock: whoever has it is alone with the device. One that went
+// meanwhile is not there any more.
+func (h *Host) locked(d *pciDevice, do func() error) error {
 	if err := h.await(func() bool { return !d.locked }); err != nil {
 		return err
 	}
 	d.locked = true
-	return nil
-}
-
-func (h *Host) unlock(d *pciDevice) {
-	d.locked = false
-	h.stir()
+	defer func() {
+		d.locked = false
+		h.stir()
+	}()
+	if d.gone {
+		return syscall.ENODEV
+	}
+	return do()
 }
 
 // release is __device_release_driver, with the device's lock held. The links go first. NVIDIA's driver waits with all it

@@ -255,6 +255,32 @@ func TestCloseEndsWaiting(t *testing.T) {
 	behind.ends(t, "driver_override", syscall.EINTR)
 }
 
+// TestFallOffWhileAwaited: a card that dies takes its users with it, and whoever waited for it finds it gone.
+func TestFallOffWhileAwaited(t *testing.T) {
+	host := load(t, "two-nvidia")
+	for _, d := range doors() {
+		t.Run(d.name, func(t *testing.T) {
+			h := host.Clone()
+			f := d.open(t, h)
+			out := begin(func() error { return f.Write(driverFile("nvidia", "unbind"), second) })
+			out.waits(t, "unbind")
+			probe := begin(func() error { return f.Write("/sys/bus/pci/drivers_probe", second) })
+			probe.waits(t, "probe")
+			bind := begin(func() error { return f.Write(driverFile("nvidia", "bind"), second) })
+			bind.waits(t, "bind")
+			h.FallOff(second)
+			out.ends(t, "unbind", nil)
+			probe.ends(t, "probe", nil)
+			bind.ends(t, "bind", syscall.ENODEV)
+			for _, name := range []string{"/sys/bus/pci/devices/" + second, driverFile("nvidia", second), "/dev/nvidia1"} {
+				if h.FS().Exists(name) {
+					t.Errorf("%s is there", name)
+				}
+			}
+		})
+	}
+}
+
 // smi runs nvidia-smi and returns what it prints.
 func smi(t *testing.T, f sysfs.FS, args ...string) string {
 	t.Helper()

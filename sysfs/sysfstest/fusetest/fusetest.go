@@ -46,15 +46,20 @@ func MountForgetful(t testing.TB, h *sysfstest.Host) (dir string) {
 	return mount(t, s, h.Name())
 }
 
+// Lacking ends a test that lacks something of the machine: it is skipped, or fails where nothing may be skipped.
+func Lacking(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(ciEnv) == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
 func mount(t testing.TB, s *server, name string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	fail := t.Skipf
-	if os.Getenv(ciEnv) == "1" {
-		fail = t.Fatalf
-	}
 	if f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
-		fail("cannot use /dev/fuse: %v", err)
+		Lacking(t, "cannot use /dev/fuse: %v", err)
 	} else {
 		f.Close()
 	}
@@ -64,7 +69,7 @@ func mount(t testing.TB, s *server, name string) (dir string) {
 		Logger:   log.New(io.Discard, "", 0), // answers to those who were killed meanwhile
 	})
 	if err != nil {
-		fail("cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
+		Lacking(t, "cannot mount on /dev/fuse as uid %d: %v", os.Geteuid(), err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -116,17 +121,7 @@ func (k kernel) Output(ctx context.Context, name string, args ...string) ([]byte
 	return k.command(ctx, name, args).Output()
 }
 
-// UnloadModule runs modprobe, as the real one does under a root that is not "/".
+// UnloadModule does as the real one under a root that is not "/", but by these programs.
 func (k kernel) UnloadModule(name string) error {
-	modprobe, err := sysfs.FS{Kernel: k}.Read("/proc/sys/kernel/modprobe")
-	if err != nil {
-		return err
-	}
-	var failed *exec.ExitError
-	if err := k.Run(context.Background(), modprobe, "--remove", name); errors.As(err, &failed) {
-		return unix.EAGAIN
-	} else if err != nil {
-		return err
-	}
-	return nil
+	return sysfs.FS{Kernel: k}.UnloadByModprobe(name)
 }

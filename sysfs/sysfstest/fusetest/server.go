@@ -405,10 +405,10 @@ func (s *server) do(cancel <-chan struct{}, tid uint32, name string, f func(pid 
 // uninterruptible reports whether a write to the file waits for a driver, or for a device's lock, which no signal ends.
 func uninterruptible(name string) bool {
 	switch path.Base(name) {
-	case "bind", "unbind", "drivers_probe", "new_id", "run", "driver_override", "control", "reset", "remove", "rescan":
+	case "bind", "unbind", "drivers_probe", "new_id", "run", "driver_override", "control", "reset", "remove", "rescan", "sriov_numvfs":
 		return true
 	}
-	return false
+	return strings.HasSuffix(name, "_resize") // of a BAR
 }
 
 // process returns the process a thread belongs to, and whether SIGKILL is on its way to it.
