@@ -133,18 +133,26 @@ func (m *manager) do(ctx context.Context, call func(*connection) error) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	for again := false; ; again = true {
+	open := func() (err error) {
 		if m.conn == nil {
-			conn, err := dialFirst(ctx, m.addresses)
-			if err != nil {
-				return err
-			}
-			m.conn = conn
+			m.conn, err = dialFirst(ctx, m.addresses)
+		}
+		return err
+	}
+	return twice(ctx, open, func() error { return call(m.conn) }, m.drop)
+}
+
+// twice makes a call over a connection, once more over a new one if the first was lost on the way. Open connects where there is
+// no connection, drop gives one up.
+func twice(ctx context.Context, open, call func() error, drop func()) error {
+	for again := false; ; again = true {
+		if err := open(); err != nil {
+			return err
 		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := call(m.conn)
+		err := call()
 		if err == nil {
 			return nil
 		}
@@ -154,7 +162,7 @@ func (m *manager) do(ctx context.Context, call func(*connection) error) error {
 		if !lost(err) {
 			return plain(err)
 		}
-		m.drop()
+		drop()
 		if again {
 			return fmt.Errorf("the connection was lost, twice: %w", cause(plain(err)))
 		}

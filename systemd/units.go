@@ -163,28 +163,24 @@ func (m *manager) EndSession(ctx context.Context, id string) error {
 
 func (m *manager) terminate(ctx context.Context, id string) error {
 	bus := m.addresses[slices.IndexFunc(m.addresses, func(a address) bool { return !a.direct })]
-	for again := false; ; again = true {
-		conn, _, cancel, err := within(ctx, func(own context.Context, _ context.CancelFunc) (*dbus.Conn, error) {
+	var conn *dbus.Conn
+	end := func() {} // ends the connection
+	open := func() (err error) {
+		var cancel context.CancelFunc
+		conn, _, cancel, err = within(ctx, func(own context.Context, _ context.CancelFunc) (*dbus.Conn, error) {
 			return connect(own, bus)
 		})
 		if err != nil {
 			return fmt.Errorf("cannot reach logind at %s: %w", bus.bus, err)
 		}
-		logind := conn.Object("org.freedesktop.login1", "/org/freedesktop/login1")
-		err = logind.CallWithContext(ctx, "org.freedesktop.login1.Manager.TerminateSession", 0, id).Err
-		conn.Close()
-		cancel()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case !lost(err):
-			return plain(err)
-		case again:
-			return fmt.Errorf("the connection was lost, twice: %w", cause(plain(err)))
-		}
+		end = cancel
+		return nil
 	}
+	defer func() { end() }()
+	return twice(ctx, open, func() error {
+		logind := conn.Object("org.freedesktop.login1", "/org/freedesktop/login1")
+		return logind.CallWithContext(ctx, "org.freedesktop.login1.Manager.TerminateSession", 0, id).Err
+	}, func() { end() })
 }
 
 // checkName checks the end of a unit's name, as systemd says of a wrong one only that it is not valid.

@@ -37,22 +37,7 @@ func (h *Host) addConsole(id string, c vtconsole) {
 	h.link("/sys/class/vtconsole/"+id, dir)
 	h.link(dir+"/subsystem", "/sys/class/vtconsole")
 	h.value(dir+"/name", c.name)
-	h.rule(dir+"/bind", &attr{
-		show: func(h *Host) (string, error) {
-			if h.consoles[id].bound {
-				return "1\n", nil
-			}
-			return "0\n", nil
-		},
-		store: func(h *Host, v string) error {
-			n, err := parseUint(v)
-			if err != nil || n > 1 {
-				return syscall.EINVAL
-			}
-			h.bindConsole(id, n == 1)
-			return nil
-		},
-	})
+	h.rule(dir+"/bind", flag(func(h *Host) bool { return h.consoles[id].bound }, func(h *Host, on bool) { h.bindConsole(id, on) }))
 }
 
 // bindConsole is vt_bind and vt_unbind: one driver has the terminals. Another comes in place of one that is unbound; the one

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"qemu-hook/cpuset"
 )
@@ -62,22 +61,10 @@ func (h *Host) addCPUs() {
 		dir := cpuDir + "/cpu" + strconv.Itoa(cpu)
 		h.mkdir(dir)
 		if cpu != 0 { // x86 cannot take the first one off line
-			h.rule(dir+"/online", &attr{
-				show: func(h *Host) (string, error) {
-					if h.cpus.online.Contains(cpu) {
-						return "1\n", nil
-					}
-					return "0\n", nil
-				},
-				store: func(h *Host, v string) error {
-					n, err := parseUint(v)
-					if err != nil || n > 1 {
-						return syscall.EINVAL
-					}
-					h.setOnline(cpu, n == 1)
-					return nil
-				},
-			})
+			h.rule(dir+"/online", flag(
+				func(h *Host) bool { return h.cpus.online.Contains(cpu) },
+				func(h *Host, on bool) { h.setOnline(cpu, on) },
+			))
 		}
 		h.addTopology(cpu)
 	}

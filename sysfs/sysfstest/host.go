@@ -63,52 +63,44 @@ func (h *Host) Clone() *Host {
 	c := &Host{
 		name: h.name, comment: h.comment, inodes: slices.Clone(h.inodes),
 		kernel: h.kernel, cpus: h.cpus, oneShort: h.oneShort,
-		pci: make(map[string]*pciDevice, len(h.pci)), autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
-		modules: make(map[string]*module, len(h.modules)), loadOrder: slices.Clone(h.loadOrder),
-		cgroups: make(map[string]*cgroup, len(h.cgroups)), units: maps.Clone(h.units), handed: slices.Clone(h.handed),
+		autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
+		loadOrder: slices.Clone(h.loadOrder),
+		units:     maps.Clone(h.units), handed: slices.Clone(h.handed),
 	}
 	c.cond = sync.NewCond(&c.mu)
 	c.processes = maps.Clone(h.processes)
-	c.services = make(map[string]*unit, len(h.services))
-	for k, v := range h.services {
+	c.services, c.consoles = copyMap(h.services), copyMap(h.consoles)
+	c.platform, c.nodes = copySlice(h.platform), copySlice(h.nodes)
+	c.pci, c.modules = copyMap(h.pci), copyMap(h.modules)
+	c.pools, c.drivers, c.cgroups = copySlice(h.pools), copySlice(h.drivers), copyMap(h.cgroups)
+	for _, p := range c.pools {
+		p.node = slices.Clone(p.node)
+	}
+	for _, d := range c.drivers {
+		d.ids = slices.Clone(d.ids)
+	}
+	for _, g := range c.cgroups {
+		g.subtree = slices.Clone(g.subtree)
+	}
+	return c
+}
+
+// copyMap returns a map to copies of what another one leads to.
+func copyMap[K comparable, V any](m map[K]*V) map[K]*V {
+	c := make(map[K]*V, len(m))
+	for k, v := range m {
 		d := *v
-		c.services[k] = &d
+		c[k] = &d
 	}
-	c.consoles = make(map[string]*vtconsole, len(h.consoles))
-	for k, v := range h.consoles {
+	return c
+}
+
+// copySlice returns copies of what a slice leads to.
+func copySlice[V any](s []*V) []*V {
+	c := make([]*V, len(s))
+	for i, v := range s {
 		d := *v
-		c.consoles[k] = &d
-	}
-	for _, v := range h.platform {
-		d := *v
-		c.platform = append(c.platform, &d)
-	}
-	for _, n := range h.nodes {
-		d := *n
-		c.nodes = append(c.nodes, &d)
-	}
-	for _, p := range h.pools {
-		d := *p
-		d.node = slices.Clone(p.node)
-		c.pools = append(c.pools, &d)
-	}
-	for k, v := range h.pci {
-		d := *v
-		c.pci[k] = &d
-	}
-	for _, v := range h.drivers {
-		d := *v
-		d.ids = slices.Clone(v.ids)
-		c.drivers = append(c.drivers, &d)
-	}
-	for k, v := range h.modules {
-		d := *v
-		c.modules[k] = &d
-	}
-	for k, v := range h.cgroups {
-		d := *v
-		d.subtree = slices.Clone(v.subtree)
-		c.cgroups[k] = &d
+		c[i] = &d
 	}
 	return c
 }

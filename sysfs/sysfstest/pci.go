@@ -451,16 +451,10 @@ func (h *Host) addPCIBus() {
 		}
 		return nil
 	}})
-	h.rule(pciBus+"/drivers_autoprobe", &attr{
-		show: func(h *Host) (string, error) {
-			if h.autoprobe {
-				return "1\n", nil
-			}
-			return "0\n", nil
-		},
-		store: func(h *Host, v string) error {
-			h.autoprobe = v[0] != '0'
-			return nil
-		},
-	})
+	autoprobe := flag(func(h *Host) bool { return h.autoprobe }, nil)
+	autoprobe.store = func(h *Host, v string) error {
+		h.autoprobe = v[0] != '0'
+		return nil
+	}
+	h.rule(pciBus+"/drivers_autoprobe", autoprobe)
 }

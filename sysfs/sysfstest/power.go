@@ -8,6 +8,16 @@ import (
 // port returns the bridge that a function lies behind, nil if that is the host itself.
 func (h *Host) port(d *pciDevice) *pciDevice { return h.pci[path.Base(path.Dir(d.path))] }
 
+// behind returns the functions that are on the bus behind a port.
+func (h *Host) behind(d *pciDevice) (below []*pciDevice) {
+	for _, addr := range h.addresses() {
+		if o := h.pci[addr]; o != d && h.port(o) == d && !o.gone {
+			below = append(below, o)
+		}
+	}
+	return below
+}
+
 // wake brings a function out of its sleep, and reports whether it is awake. Behind a port that sleeps it cannot wake.
 func (h *Host) wake(d *pciDevice) bool {
 	if !d.suspended {
@@ -25,10 +35,8 @@ func (h *Host) wakeHeld(d *pciDevice) {
 	if d.control != "on" || !h.wake(d) {
 		return
 	}
-	for _, addr := range h.addresses() {
-		if below := h.pci[addr]; below != d && path.Dir(below.path) == d.path && !below.gone {
-			h.wakeHeld(below)
-		}
+	for _, below := range h.behind(d) {
+		h.wakeHeld(below)
 	}
 }
 

@@ -2,7 +2,6 @@ package sysfstest
 
 import (
 	"fmt"
-	"path"
 	"strconv"
 	"strings"
 	"syscall"
@@ -10,11 +9,9 @@ import (
 
 // removeFunction is pci_stop_and_remove_bus_device: the function goes with all that lies behind it.
 func (h *Host) removeFunction(d *pciDevice) error {
-	for _, addr := range h.addresses() {
-		if below := h.pci[addr]; below != d && path.Dir(below.path) == d.path && !below.gone {
-			if err := h.removeFunction(below); err != nil {
-				return err
-			}
+	for _, below := range h.behind(d) {
+		if err := h.removeFunction(below); err != nil {
+			return err
 		}
 	}
 	err := h.locked(d, func() error {

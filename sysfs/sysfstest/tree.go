@@ -84,6 +84,26 @@ type attr struct {
 	wait func(h *Host) error
 }
 
+// flag is an attribute that holds 0 or 1.
+func flag(get func(*Host) bool, set func(h *Host, on bool)) *attr {
+	return &attr{
+		show: func(h *Host) (string, error) {
+			if get(h) {
+				return "1\n", nil
+			}
+			return "0\n", nil
+		},
+		store: func(h *Host, v string) error {
+			n, err := parseUint(v)
+			if err != nil || n > 1 {
+				return syscall.EINVAL
+			}
+			set(h, n == 1)
+			return nil
+		},
+	}
+}
+
 func (i *inode) typ() uint32 { return i.mode & syscall.S_IFMT }
 func (i *inode) isDir() bool { return i.typ() == syscall.S_IFDIR }
 
