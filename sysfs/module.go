@@ -2,13 +2,10 @@ package sysfs
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 )
 
 // moduleName returns a module's name as /sys/module spells it.
@@ -98,21 +95,6 @@ func (h FS) LoadModule(ctx context.Context, name string) error {
 		return fmt.Errorf("cannot load module %s by %s: %w", name, modprobe, err)
 	}
 	return nil
-}
-
-// UnloadByModprobe unloads a module by the program that loads them, for a host that is not the running one: EAGAIN if that
-// does not work.
-func (h FS) UnloadByModprobe(name string) error {
-	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
-	if err != nil {
-		return err
-	}
-	err = h.Run(context.Background(), modprobe, "--remove", name)
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
-		return syscall.EAGAIN
-	}
-	return err
 }
 
 // ModuleHolders returns the loaded modules that use a module, /sys/module/NAME/holders.

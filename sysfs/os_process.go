@@ -83,6 +83,21 @@ func (k osKernel) UnloadModule(name string) error {
 	return FS{k}.UnloadByModprobe(name)
 }
 
+// UnloadByModprobe unloads a module by the program that loads them, for a host that is not the running one: EAGAIN if that
+// does not work.
+func (h FS) UnloadByModprobe(name string) error {
+	modprobe, err := h.Read("/proc/sys/kernel/modprobe")
+	if err != nil {
+		return err
+	}
+	err = h.Run(context.Background(), modprobe, "--remove", name)
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		return syscall.EAGAIN
+	}
+	return err
+}
+
 // OpenDevices has nothing to say of this process itself, which opens no device.
 func (k osKernel) OpenDevices(pid int, visit func(rdev uint64, block bool)) error {
 	if k.root == "/" && pid == os.Getpid() {

@@ -6,6 +6,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,5 +177,13 @@ func (r *rig) wantAsBefore(before *sysfstest.Snapshot, when string) {
 			b, _ := os.ReadFile(filepath.Join(r.state, e.Name()))
 			r.t.Errorf("%s: still on record: %s: %s", when, e.Name(), b)
 		}
+	}
+}
+
+// wantReason wants one of the reasons to say something.
+func wantReason(t *testing.T, reasons []string, says string) {
+	t.Helper()
+	if !slices.ContainsFunc(reasons, func(r string) bool { return strings.Contains(r, says) }) {
+		t.Errorf("no reason says %q:\n%s", says, strings.Join(reasons, "\n"))
 	}
 }
