@@ -13,6 +13,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"qemu-hook/cpuset"
 )
 
 // A Kernel is the door to a host: every look at it and every change of it passes here. Paths are absolute and
@@ -48,6 +50,11 @@ type Kernel interface {
 	OpenDevices(pid int, visit func(rdev uint64, block bool)) error
 	// Signal sends a signal to the process that has the number and started then; ESRCH if there is none.
 	Signal(pid int, start uint64, signal syscall.Signal) error
+	// Affinity returns the CPUs that a thread may run on, sched_getaffinity(2): those of them that are on line.
+	Affinity(pid int) (cpuset.Set, error)
+	// SetAffinity has the thread that has the number and started then run on these CPUs only, sched_setaffinity(2): ESRCH if
+	// it is gone, EINVAL if the kernel moves it nowhere (PF_NO_SETAFFINITY) or no CPU of them is on line.
+	SetAffinity(pid int, start uint64, cpus cpuset.Set) error
 	// UnloadModule removes a module, delete_module(2) without waiting: EAGAIN if it is in use.
 	UnloadModule(name string) error
 	// Local returns a path at which a library that opens files by itself finds the named file or directory.

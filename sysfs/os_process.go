@@ -10,8 +10,11 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"qemu-hook/cpuset"
 )
 
 // maxOutput is as much of a program's output as is kept.
@@ -73,6 +76,56 @@ func (k osKernel) Signal(pid int, start uint64, signal syscall.Signal) error {
 		return unix.ESRCH
 	}
 	return unix.PidfdSendSignal(fd, signal, nil, 0)
+}
+
+// maxCPUs is as many CPUs as Linux can be built for (NR_CPUS of x86 with MAXSMP); [unix.CPUSet] holds 1024.
+const maxCPUs = 8192
+
+// cpuMask is a set of CPUs as the kernel's calls have it.
+type cpuMask [maxCPUs / 64]uint64
+
+// call makes one of the calls that take a thread and a mask.
+func (m *cpuMask) call(trap uintptr, pid int) error {
+	_, _, err := unix.RawSyscall(trap, uintptr(pid), unsafe.Sizeof(*m), uintptr(unsafe.Pointer(m)))
+	if err != 0 {
+		return err
+	}
+	return nil
+}
+
+// Affinity has no answer under another root, where there are no threads.
+func (k osKernel) Affinity(pid int) (cpuset.Set, error) {
+	if k.root != "/" {
+		return cpuset.Set{}, unix.EOPNOTSUPP
+	}
+	var m cpuMask // cleared: the kernel fills as much as it has CPUs
+	if err := m.call(unix.SYS_SCHED_GETAFFINITY, pid); err != nil {
+		return cpuset.Set{}, err
+	}
+	var cpus []int
+	for cpu := range maxCPUs {
+		if m[cpu/64]>>(cpu%64)&1 != 0 {
+			cpus = append(cpus, cpu)
+		}
+	}
+	return cpuset.Of(cpus...), nil
+}
+
+// SetAffinity looks whether it is the right thread right before: there is no descriptor for this call.
+func (k osKernel) SetAffinity(pid int, start uint64, cpus cpuset.Set) error {
+	if k.root != "/" {
+		return unix.EOPNOTSUPP
+	}
+	var m cpuMask
+	for cpu := range cpus.All() {
+		if cpu < maxCPUs {
+			m[cpu/64] |= 1 << (cpu % 64)
+		}
+	}
+	if !(Process{PID: pid, Start: start}).Alive(FS{k}) {
+		return unix.ESRCH
+	}
+	return m.call(unix.SYS_SCHED_SETAFFINITY, pid)
 }
 
 // UnloadModule asks the running kernel; a model of a host, under another root, has modprobe.

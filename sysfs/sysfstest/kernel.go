@@ -107,10 +107,16 @@ type process struct {
 	left     []heldFile // what it opens when it is there again
 	letsGo   bool       // closes sound nodes when their card goes
 	stubborn bool       // does not end by SIGTERM
+	affinity cpuset.Set // where it may run; off line or not
+	kthread  bool       // a thread of the kernel's
+	bound    bool       // PF_NO_SETAFFINITY
 }
 
 func (h *Host) addProcess(p process) {
 	h.resolve(&p)
+	if p.affinity.Empty() {
+		p.affinity = h.cpus.possible
+	}
 	h.processes[p.pid] = p
 	dir := fmt.Sprintf("/proc/%d/", p.pid)
 	h.value(dir+"comm", p.comm)
