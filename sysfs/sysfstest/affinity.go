@@ -1,7 +1,10 @@
 package sysfstest
 
 import (
+	"fmt"
+	"path"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"qemu-hook/cpuset"
@@ -16,7 +19,7 @@ func (k inProcess) Affinity(pid int) (cpuset.Set, error) {
 	if !ok {
 		return cpuset.Set{}, syscall.ESRCH
 	}
-	return p.affinity.Intersect(h.cpus.online), nil
+	return h.mayRun(p).Intersect(h.cpus.online), nil
 }
 
 // SetAffinity implements sysfs.Kernel: __sched_setaffinity in kernel/sched/syscalls.c.
@@ -33,7 +36,7 @@ func (k inProcess) SetAffinity(pid int, start uint64, cpus cpuset.Set) error {
 			return err
 		}
 		p := h.processes[pid]
-		p.affinity = cpus.Intersect(h.runnable(p))
+		p.affinity = cpus.Intersect(h.cpus.possible)
 		h.processes[pid] = p
 		return nil
 	})
@@ -53,8 +56,85 @@ func (h *Host) movable(pid int, start uint64, cpus cpuset.Set) error {
 
 // runnable is where a process could run at all: the CPUs of its control group, and in the root all that could ever be.
 func (h *Host) runnable(p process) cpuset.Set {
-	if h.cgroups[p.cgroup] == nil || p.cgroup == "/" {
+	group := path.Clean("/" + p.cgroup)
+	for h.cgroups[group] == nil && group != "/" {
+		group = path.Dir(group)
+	}
+	if group == "/" {
 		return h.cpus.possible
 	}
-	return h.effective(p.cgroup)
+	return h.effective(group)
+}
+
+// mayRun is where a process runs: where it asked to, as far as its control group lets it (set_cpus_allowed_ptr, with
+// user_cpus_ptr of Linux 6.2).
+func (h *Host) mayRun(p process) cpuset.Set {
+	could := h.runnable(p)
+	if s := p.affinity.Intersect(could); !s.Empty() {
+		return s
+	}
+	return could
+}
+
+// migrateThreads has threads leave the CPUs that do not run any more: select_fallback_rq in kernel/sched/core.c. Only one
+// that has nowhere left to run forgets where it was to. One that is bound to its CPU waits for it.
+func (h *Host) migrateThreads() {
+	for pid, p := range h.processes {
+		if !p.bound && h.mayRun(p).Intersect(h.cpus.online).Empty() {
+			p.affinity = h.cpus.possible
+			h.processes[pid] = p
+		}
+	}
+}
+
+// kthreadd is the process id of the kernel's thread that starts all others.
+const kthreadd = 2
+
+// Flags of a process, include/linux/sched.h.
+const (
+	flagsOfPrograms = 0x00400100 // PF_RANDOMIZE, PF_SUPERPRIV
+	flagsOfKernel   = 0x00208040 // PF_KTHREAD, PF_NOFREEZE, PF_FORKNOEXEC
+	flagBound       = 0x04000000 // PF_NO_SETAFFINITY
+)
+
+func (p process) parent() int {
+	switch {
+	case p.pid == 1 || p.pid == kthreadd && p.kthread:
+		return 0
+	case p.kthread:
+		return kthreadd
+	}
+	return 1
+}
+
+// stat is /proc/PID/stat.
+func (p process) stat() string {
+	flags, group := flagsOfPrograms, p.pid
+	if p.kthread {
+		flags, group = flagsOfKernel, 0
+	}
+	if p.bound {
+		flags |= flagBound
+	}
+	return fmt.Sprintf("%d (%s) S %d %d %[4]d 0 -1 %[5]d 0 0 0 0 0 0 0 0 20 0 1 0 %[6]d"+strings.Repeat(" 0", 30)+"\n",
+		p.pid, p.comm, p.parent(), group, flags, p.started())
+}
+
+// status is /proc/PID/status.
+func (h *Host) status(p process) string {
+	allowed := h.mayRun(p)
+	return fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t%[3]d\n"+
+		"Uid:\t%[4]d\t%[4]d\t%[4]d\t%[4]d\nCpus_allowed:\t%[5]s\nCpus_allowed_list:\t%[6]s\n",
+		p.comm, p.pid, p.parent(), p.uid, h.mask(allowed), allowed)
+}
+
+// kernelThreads is /proc/2/task/2/children.
+func (h *Host) kernelThreads() (string, error) {
+	var out strings.Builder
+	for _, pid := range h.pids() {
+		if p := h.processes[pid]; p.kthread && pid != kthreadd {
+			fmt.Fprintf(&out, "%d ", pid)
+		}
+	}
+	return out.String(), nil
 }

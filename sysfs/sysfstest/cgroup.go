@@ -111,14 +111,8 @@ func (h *Host) setCpus(group, v string) error {
 	if err != nil {
 		return syscall.EINVAL
 	}
-	last := 0
-	for c := range h.cpus.possible.All() {
-		last = c
-	}
-	for c := range s.All() {
-		if c > last {
-			return syscall.ERANGE
-		}
+	if h.beyond(s) {
+		return syscall.ERANGE
 	}
 	if !s.Minus(h.cpus.possible).Empty() {
 		return syscall.EINVAL

@@ -17,6 +17,7 @@ const (
 // cpus is the processors of the host. Its values are never changed in place.
 type cpus struct {
 	possible, present, online, isolated cpuset.Set
+	ids                                 int    // nr_cpu_ids: how many bits a mask has
 	cores                               []core // in order
 }
 
@@ -57,6 +58,9 @@ func (h *Host) addCPUs() {
 	list("isolated", func(c *cpus) cpuset.Set { return c.isolated })
 	list("offline", func(c *cpus) cpuset.Set { return c.possible.Minus(c.online) })
 	h.value(cpuDir+"/kernel_max", "8191")
+	for cpu := range h.cpus.possible.All() {
+		h.cpus.ids = cpu + 1
+	}
 	for cpu := range h.cpus.present.All() {
 		dir := cpuDir + "/cpu" + strconv.Itoa(cpu)
 		h.mkdir(dir)
@@ -67,6 +71,7 @@ func (h *Host) addCPUs() {
 			))
 		}
 		h.addTopology(cpu)
+		h.addLatency(cpu)
 	}
 }
 
@@ -103,6 +108,8 @@ func (h *Host) setOnline(cpu int, online bool) {
 	} else {
 		h.cpus.online = h.cpus.online.Minus(one)
 		h.erase(fmt.Sprintf("%s/cpu%d/topology", cpuDir, cpu))
+		h.migrateIRQs()
+		h.migrateThreads()
 	}
 }
 

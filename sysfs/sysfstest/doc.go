@@ -39,6 +39,12 @@
 //	            whole=90%: of the free memory, what lies in blocks of 2 MiB
 //	            movable=97%: what compaction can bring that to; giant=2: blocks of 1 GiB to be had at run time
 //	hugepages   KIB [default] node0=24 overcommit=0: pages that were taken at boot
+//	irqs        N [ACTION…] affinity=LIST node=N managed=yes percpu=yes handler=no, if the host is to have /proc/irq;
+//	            without affinity= where the kernel puts one that is new
+//	            default LIST: default_smp_affinity
+//	workqueues  cpumask LIST, writeback LIST, watchdog LIST: where the kernel's own work may run; an empty section has the
+//	            files, with all CPUs in them
+//	cpufreq     policyN LIST driver= governor= governors=performance,powersave epp= epps=default,performance,…
 //	modules     NAME [loaded|builtin] driver= (the PCI driver it registers) deps=a,b alias= (several) param=k=v used=
 //	            (references that are neither modules' nor open files') version= file= (below the modules' directory)
 //	pci         ADDRESS class= id= sub= rev= driver= override= group= numa= boot_vga= reset=flr,bus power= d3cold= status=
@@ -48,6 +54,7 @@
 //	            connectors=card0-DP-1:connected:enabled,… of a card among the nodes
 //	            minor=0 (of NVIDIA's node) persistence=on kfd=NODE:GPU_ID
 //	            bars=NUMBER:START:SIZE[:resizable=8|256|16384],… START in hexadecimal, the sizes to be had in MiB
+//	            irqs=NUMBER:ACTION,…: interrupts that the function has while a driver other than vfio's has it
 //	            vfs=2 virtfn=ADDRESS,ADDRESS: virtual functions, which have lines of their own
 //	cgroups     PATH subtree=cpuset,cpu cpus=LIST allowed=LIST (AllowedCPUs of the unit file); "/" comes first
 //	units       NAME active|inactive|failed|activating, of the service manager; a unit that is not listed runs if
@@ -63,16 +70,21 @@
 //	processes   PID COMM ARGS… uid= cgroup= open=PATH,PATH maps=PATH,PATH
 //	            lets_go=yes: closes a sound card's nodes when the card goes, and opens them when it is back
 //	            stubborn=yes: does not end by SIGTERM
+//	            affinity=LIST: where it may run; kthread=yes: a thread of the kernel's, for which there is process 2 too;
+//	            bound=yes: nobody can move it (PF_NO_SETAFFINITY)
 //
 // Any other section is a file of the tree, its name the path without the first slash; with a slash at the end it is a
-// directory. In /sys and /proc a write replaces such a file's content.
+// directory. In /sys and /proc a write replaces such a file's content, unless it is a choice, "always [madvise] never", of
+// which a write chooses a word, or one of the tunables that the model knows (swappiness, dirty_ratio, …) with the kernel's limits.
 //
 // # Rules
 //
 // Rules that Linux has and a plain directory has not: driver_override, bind, unbind, new_id, remove_id and
 // drivers_probe move links and groups' nodes; modules bring and take drivers; nr_hugepages grants what the node's
 // memory allows (mm/hugetlb.c with its surplus pages); compaction and dropped caches change what that is;
-// cpuset.cpus.effective follows from all groups above; a CPU that goes off line takes its topology with it; sysfs lets
+// cpuset.cpus.effective follows from all groups above; a CPU that goes off line takes its topology with it, and what can run
+// nowhere else, an interrupt or a thread, gets other CPUs; interrupts come and go with their driver, and new ones follow
+// default_smp_affinity; the energy preference depends on the governor; sysfs lets
 // nobody create files and gives EACCES where the mode says no, even to root.
 //
 // A write of no bytes reaches no attribute. Values read end in a newline. Sizes by stat are 4096 in sysfs and 0 in

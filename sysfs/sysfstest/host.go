@@ -32,6 +32,10 @@ type Host struct {
 	modules   map[string]*module
 	loadOrder []string
 
+	irqs       map[int]*irq
+	irqDefault cpuset.Set // default_smp_affinity
+	policies   []*policy  // of CPU frequencies
+
 	processes map[int]process
 	services  map[string]*unit // by name
 	consoles  map[string]*vtconsole
@@ -66,12 +70,14 @@ func (h *Host) Clone() *Host {
 		autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
 		loadOrder: slices.Clone(h.loadOrder),
 		units:     maps.Clone(h.units), handed: slices.Clone(h.handed),
+		irqDefault: h.irqDefault,
 	}
 	c.cond = sync.NewCond(&c.mu)
 	c.processes = maps.Clone(h.processes)
 	c.services, c.consoles = copyMap(h.services), copyMap(h.consoles)
 	c.platform, c.nodes = copySlice(h.platform), copySlice(h.nodes)
 	c.pci, c.modules = copyMap(h.pci), copyMap(h.modules)
+	c.irqs, c.policies = copyMap(h.irqs), copySlice(h.policies)
 	c.pools, c.drivers, c.cgroups = copySlice(h.pools), copySlice(h.drivers), copyMap(h.cgroups)
 	for _, p := range c.pools {
 		p.node = slices.Clone(p.node)

@@ -32,7 +32,7 @@ func Parse(name string, data []byte) (*Host, error) {
 		name: name, comment: strings.TrimSpace(string(a.Comment)),
 		inodes: make([]inode, 1, 4096), pci: map[string]*pciDevice{}, probeErr: map[string]syscall.Errno{},
 		processes: map[int]process{}, services: map[string]*unit{}, consoles: map[string]*vtconsole{},
-		modules: map[string]*module{}, cgroups: map[string]*cgroup{}, units: map[string]cpuset.Set{},
+		irqs: map[int]*irq{}, modules: map[string]*module{}, cgroups: map[string]*cgroup{}, units: map[string]cpuset.Set{},
 	}
 	h.cond = sync.NewCond(&h.mu)
 	h.newNode(inode{mode: syscall.S_IFDIR | 0o755})
@@ -44,6 +44,9 @@ func Parse(name string, data []byte) (*Host, error) {
 		}
 		if !slices.Contains(sectionNames(), f.Name) {
 			return nil, fmt.Errorf("%s: unknown section %q", name, f.Name)
+		}
+		if p.sections[f.Name] == nil {
+			p.sections[f.Name] = []string{} // an empty one is one all the same
 		}
 		for l := range strings.Lines(string(f.Data)) {
 			if t := strings.TrimSpace(l); t != "" && t[0] != '#' {
@@ -60,6 +63,9 @@ func Parse(name string, data []byte) (*Host, error) {
 		{"cpus", p.cpus},
 		{"nodes", p.nodes},
 		{"hugepages", p.hugepages},
+		{"irqs", p.irqs},
+		{"workqueues", p.workqueues},
+		{"cpufreq", p.frequencies},
 		{"modules", p.modules},
 		{"pci", p.pci},
 		{"cgroups", p.cgroups},
@@ -82,7 +88,7 @@ func Parse(name string, data []byte) (*Host, error) {
 func sectionNames() []string {
 	return []string{
 		"kernel", "cpus", "nodes", "hugepages", "modules", "pci", "cgroups", "mounts", "devices", "links", "owners",
-		"processes", "units", "consoles", "framebuffers",
+		"processes", "units", "consoles", "framebuffers", "irqs", "workqueues", "cpufreq",
 	}
 }
 
@@ -289,7 +295,7 @@ func (p *parser) pci(lines []string) error {
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
 		p.known(l, v, "class", "id", "sub", "rev", "driver", "override", "group", "numa", "boot_vga", "reset", "power",
-			"d3cold", "status", "nodes", "connectors", "minor", "bars", "persistence", "kfd", "vfs", "virtfn")
+			"d3cold", "status", "nodes", "connectors", "minor", "bars", "persistence", "kfd", "vfs", "virtfn", "irqs")
 		addr := words[0]
 		if len(words) != 1 || len(addr) < 12 || strings.Count(addr, ":") != 2 {
 			return fmt.Errorf("cannot read %q", l)
@@ -319,7 +325,7 @@ func (p *parser) pci(lines []string) error {
 			reset: strings.ReplaceAll(one(v, "reset", ""), ",", " "), control: one(v, "power", "auto"),
 			d3cold: one(v, "d3cold", "1"), bars: p.bars(v["bars"]),
 			persistence: one(v, "persistence", "off") == "on", minor: int(p.number(one(v, "minor", "-1"), 10)),
-			vfs: commas(v["virtfn"]),
+			vfs: commas(v["virtfn"]), irqs: p.ownIRQs(v["irqs"]),
 		}
 		d.control0 = d.control
 		if d.class>>8 == 0x0300 {

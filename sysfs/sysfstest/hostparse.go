@@ -112,7 +112,9 @@ func (p *parser) files(_ []string) error {
 			p.h.mkdir(name)
 			continue
 		}
-		p.h.text(name, mode, string(f.Data))
+		if !p.h.addTunable(name, string(f.Data)) {
+			p.h.text(name, mode, string(f.Data))
+		}
 	}
 	return p.err
 }
@@ -169,7 +171,7 @@ func (p *parser) owners(lines []string) error {
 func (p *parser) processes(lines []string) error {
 	for _, l := range lines {
 		words, v := pairs(strings.Fields(l))
-		p.known(l, v, "uid", "cgroup", "open", "maps", "lets_go", "stubborn")
+		p.known(l, v, "uid", "cgroup", "open", "maps", "lets_go", "stubborn", "kthread", "bound", "affinity")
 		if len(words) < 2 {
 			return fmt.Errorf("cannot read %q", l)
 		}
@@ -177,6 +179,7 @@ func (p *parser) processes(lines []string) error {
 			pid: int(p.number(words[0], 10)), uid: int(p.number(one(v, "uid", "0"), 10)), comm: words[1],
 			cmdline: words[2:], cgroup: one(v, "cgroup", "/"), fds: append(heldFiles(commas(v["open"])), mappings(commas(v["maps"]))...),
 			letsGo: one(v, "lets_go", "no") == "yes", stubborn: one(v, "stubborn", "no") == "yes",
+			kthread: one(v, "kthread", "no") == "yes", bound: one(v, "bound", "no") == "yes", affinity: p.list(one(v, "affinity", "")),
 		})
 	}
 	return p.err

@@ -28,6 +28,13 @@ type kernel struct {
 	allowed      map[string]cpuset.Set // AllowedCPUs of unit files
 }
 
+// atLeast compares the kernel's release.
+func (k *kernel) atLeast(major, minor int) bool {
+	var a, b int
+	_, err := fmt.Sscanf(k.release, "%d.%d", &a, &b)
+	return err == nil && (a > major || a == major && b >= minor)
+}
+
 // addKernel makes /proc and what else every host has.
 func (h *Host) addKernel() {
 	for _, d := range []string{"/dev/vfio", "/etc", "/lib", "/sys", "/tmp", "/run", "/var/lib", "/root"} {
@@ -118,15 +125,23 @@ func (h *Host) addProcess(p process) {
 		p.affinity = h.cpus.possible
 	}
 	h.processes[p.pid] = p
+	if p.kthread && h.processes[kthreadd].pid == 0 {
+		h.addProcess(process{pid: kthreadd, comm: "kthreadd", cgroup: "/", kthread: true})
+	}
 	dir := fmt.Sprintf("/proc/%d/", p.pid)
 	h.value(dir+"comm", p.comm)
-	h.text(dir+"cmdline", 0o444, strings.Join(p.cmdline, "\x00")+"\x00")
+	cmdline := strings.Join(p.cmdline, "\x00") + "\x00"
+	if p.kthread {
+		cmdline = ""
+	}
+	h.text(dir+"cmdline", 0o444, cmdline)
 	h.value(dir+"cgroup", "0::"+p.cgroup)
-	h.text(dir+"stat", 0o444, fmt.Sprintf("%d (%s) S 1 %[1]d %[1]d 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 %[3]d"+
-		strings.Repeat(" 0", 30)+"\n", p.pid, p.comm, p.started()))
-	h.text(dir+"status", 0o444, fmt.Sprintf("Name:\t%s\nState:\tS (sleeping)\nTgid:\t%d\nPid:\t%[2]d\nPPid:\t1\n"+
-		"Uid:\t%[3]d\t%[3]d\t%[3]d\t%[3]d\n", p.comm, p.pid, p.uid))
+	h.text(dir+"stat", 0o444, p.stat())
 	pid := p.pid
+	h.rule(dir+"status", &attr{show: func(h *Host) (string, error) { return h.status(h.processes[pid]), nil }})
+	if pid == kthreadd {
+		h.rule(dir+"task/2/children", &attr{show: (*Host).kernelThreads})
+	}
 	h.rule(dir+"maps", &attr{noise: true, show: func(h *Host) (string, error) { return h.mapsText(pid), nil }})
 	h.showFiles(p)
 	h.reopen()
@@ -143,6 +158,9 @@ type Process struct {
 	Maps     []string // device nodes it has mapped
 	LetsGo   bool     // closes sound nodes when their card goes, opens them again when it comes
 	Stubborn bool     // does not end by SIGTERM
+	KThread  bool     // a thread of the kernel's
+	Bound    bool     // to its CPUs, PF_NO_SETAFFINITY
+	Affinity cpuset.Set
 }
 
 // AddProcess makes a minimal /proc/PID.
@@ -152,6 +170,7 @@ func (h *Host) AddProcess(p Process) {
 	h.addProcess(process{
 		pid: p.PID, uid: p.UID, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup,
 		fds: append(heldFiles(p.Open), mappings(p.Maps)...), letsGo: p.LetsGo, stubborn: p.Stubborn,
+		kthread: p.KThread, bound: p.Bound, affinity: p.Affinity,
 	})
 }
 

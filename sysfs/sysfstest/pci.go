@@ -44,6 +44,7 @@ type pciDevice struct {
 	away             []absent // what of sysfs went with it
 	control0         string   // power/control at boot
 	vfs              []string // virtual functions
+	irqs             []ownIRQ // of the driver that the host has for it
 	numVFs           int
 	physfn           string // of a virtual function
 }
@@ -255,6 +256,9 @@ func (h *Host) probe(drv *pciDriver, d *pciDevice) error {
 		if h.kernel.vfioPM {
 			d.control = "auto" // vfio_pci_core_register_device
 		}
+	}
+	if !drv.vfio {
+		h.requestIRQs(d)
 	}
 	d.driver = drv.name
 	h.link(d.path+"/driver", pciBus+"/drivers/"+drv.name)

@@ -236,7 +236,8 @@ func (k inProcess) OpenDevices(pid int, visit func(rdev uint64, block bool)) err
 	return nil
 }
 
-// Signal implements sysfs.Kernel: SIGTERM ends a process that is not stubborn, SIGKILL any but the first.
+// Signal implements sysfs.Kernel: SIGTERM ends a process that is not stubborn, SIGKILL any but the first and
+// the kernel's threads.
 func (k inProcess) Signal(pid int, start uint64, signal syscall.Signal) error {
 	h := k.v.h
 	there := func() error {
@@ -255,7 +256,7 @@ func (k inProcess) Signal(pid int, start uint64, signal syscall.Signal) error {
 		if err := there(); err != nil {
 			return err
 		}
-		if pid != 1 && (signal == syscall.SIGKILL || signal == syscall.SIGTERM && !h.processes[pid].stubborn) {
+		if pid != 1 && !h.processes[pid].kthread && (signal == syscall.SIGKILL || signal == syscall.SIGTERM && !h.processes[pid].stubborn) {
 			h.endProcess(pid)
 		}
 		return nil

@@ -65,6 +65,7 @@ func (h *Host) release(d *pciDevice, patient bool) error {
 			return err
 		}
 	}
+	h.freeIRQs(d)
 	d.driver, d.unwedged, d.persistence = "", false, false
 	if d.vfio >= 0 {
 		h.removeVFIO(d)
