@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -16,9 +17,11 @@ import (
 
 // A Manager is the part of org.freedesktop.systemd1 that the program uses.
 type Manager interface {
-	// AllowedCPUs returns the unit's AllowedCPUs property; empty means not set.
+	// AllowedCPUs returns the unit's AllowedCPUs property; empty means not set. For a scope that is no more it fails with an
+	// error that is [Gone].
 	AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, error)
-	// SetAllowedCPUs sets the property at runtime (it does not outlive a reboot); the empty set clears it.
+	// SetAllowedCPUs sets the property at runtime (it does not outlive a reboot); the empty set clears it. For a unit that
+	// systemd does not know it fails with an error that is [Gone].
 	SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.Set) error
 	// UnitRuns reports whether a unit is active, on its way there or away from there, or has a job queued. One that
 	// systemd does not know does not run.
@@ -27,11 +30,17 @@ type Manager interface {
 	// unit's failures, starts it and waits. Both fail with a [JobError] if the job does not end well.
 	StopUnit(ctx context.Context, unit string) error
 	StartUnit(ctx context.Context, unit string) error
+	// StartTransient has systemd start a service that it forgets when it ends, and waits until the program is executed; a
+	// [JobError] says that it could not be. One of that name that is there already is left: no error.
+	StartTransient(ctx context.Context, u Transient) error
 	// Stopping reports whether the host shuts down.
 	Stopping(ctx context.Context) (bool, error)
 	// EndSession has systemd-logind end a login session with all its processes; one that is gone is no error. The end of
 	// the processes is not waited for.
 	EndSession(ctx context.Context, id string) error
+	// Inhibit takes a lock of systemd-logind's, in mode "block", which lasts until it is closed: what is "sleep" or several
+	// such words with colons between (org.freedesktop.login1(5)), who and why are for people.
+	Inhibit(ctx context.Context, what, who, why string) (io.Closer, error)
 	Close()
 }
 

@@ -28,6 +28,7 @@ type fake struct {
 	hook  func(ctx context.Context, call int) error // before each call
 
 	unitsFake
+	transientFake
 }
 
 func newFake() *fake {

@@ -146,41 +146,21 @@ func (m *manager) Stopping(ctx context.Context) (bool, error) {
 	return state == "stopping", nil
 }
 
-// EndSession implements [Manager]. logind is on the bus only, never behind systemd's private socket.
+// EndSession implements [Manager].
 func (m *manager) EndSession(ctx context.Context, id string) error {
 	var err error
 	switch id {
 	case "", "self", "auto":
 		err = errors.New("logind takes that for the caller's own")
 	default:
-		err = m.terminate(ctx, id)
+		err = m.logind(ctx, func(logind dbus.BusObject) error {
+			return logind.CallWithContext(ctx, "org.freedesktop.login1.Manager.TerminateSession", 0, id).Err
+		})
 	}
 	if err == nil || answers(err, noSuchSession) {
 		return nil
 	}
 	return fmt.Errorf("cannot end session %s: %w", id, err)
-}
-
-func (m *manager) terminate(ctx context.Context, id string) error {
-	bus := m.addresses[slices.IndexFunc(m.addresses, func(a address) bool { return !a.direct })]
-	var conn *dbus.Conn
-	end := func() {} // ends the connection
-	open := func() (err error) {
-		var cancel context.CancelFunc
-		conn, _, cancel, err = within(ctx, func(own context.Context, _ context.CancelFunc) (*dbus.Conn, error) {
-			return connect(own, bus)
-		})
-		if err != nil {
-			return fmt.Errorf("cannot reach logind at %s: %w", bus.bus, err)
-		}
-		end = cancel
-		return nil
-	}
-	defer func() { end() }()
-	return twice(ctx, open, func() error {
-		logind := conn.Object("org.freedesktop.login1", "/org/freedesktop/login1")
-		return logind.CallWithContext(ctx, "org.freedesktop.login1.Manager.TerminateSession", 0, id).Err
-	}, func() { end() })
 }
 
 // checkName checks the end of a unit's name, as systemd says of a wrong one only that it is not valid.

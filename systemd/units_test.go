@@ -3,6 +3,7 @@ package systemd_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -567,5 +568,13 @@ func (p plainManager) StartUnit(ctx context.Context, unit string) error {
 func (p plainManager) Stopping(ctx context.Context) (bool, error) { return p.f.Stopping(ctx) }
 func (p plainManager) EndSession(ctx context.Context, id string) error {
 	return p.f.EndSession(ctx, id)
+}
+
+func (p plainManager) StartTransient(ctx context.Context, u systemd.Transient) error {
+	return p.f.StartTransient(ctx, u)
+}
+
+func (p plainManager) Inhibit(ctx context.Context, what, who, why string) (io.Closer, error) {
+	return p.f.Inhibit(ctx, what, who, why)
 }
 func (plainManager) Close() {}

@@ -31,6 +31,7 @@ const maxDiffs = 40
 func (h *Host) Snapshot() *Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.forget()
 	s := &Snapshot{make(map[string]fileState, len(h.inodes))}
 	h.snap(s, "/", rootNode)
 	for _, d := range h.drivers { // what sysfs does not show

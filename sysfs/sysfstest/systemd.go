@@ -48,7 +48,7 @@ var _ systemd.Manager = (*Systemd)(nil)
 // Systemd returns a connection to the host's service manager. It fails on use if the host does not run systemd.
 func (h *Host) Systemd() *Systemd { return &Systemd{h: h} }
 
-// Close does nothing.
+// Close does nothing: a lock of Inhibit's stays.
 func (s *Systemd) Close() {}
 
 // AllowedCPUs returns the property of a unit.
@@ -58,6 +58,9 @@ func (s *Systemd) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, err
 	}
 	s.h.mu.Lock()
 	defer s.h.mu.Unlock()
+	if s.h.noScope(unit) {
+		return cpuset.Set{}, fmt.Errorf("cannot read AllowedCPUs of %s: %w", unit, refusal("NoSuchUnit", "Unit "+unit+" not found"))
+	}
 	return s.h.units[unit], nil
 }
 
@@ -87,12 +90,17 @@ func (s *Systemd) SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.S
 	return s.h.change(c, func() error { return s.h.setAllowedCPUs(unit, cpus, s.Stale) })
 }
 
-// unitGroup is the control group of a unit: a slice's dashes are its ancestors.
-func unitGroup(unit string) string {
+// unitGroup is the control group of a unit: a slice's dashes are its ancestors, anything else is where it is found.
+func (h *Host) unitGroup(unit string) string {
 	name, ok := strings.CutSuffix(unit, ".slice")
 	if !ok || name == "-" {
 		if unit == "init.scope" {
 			return "/" + unit
+		}
+		for g := range h.cgroups {
+			if path.Base(g) == unit && inUnit(g, unit) {
+				return g
+			}
 		}
 		return "/system.slice/" + unit
 	}
@@ -105,6 +113,11 @@ func unitGroup(unit string) string {
 	return group + "/" + unit
 }
 
+// noScope reports whether a unit is a scope that has ended, which it does with its control group.
+func (h *Host) noScope(unit string) bool {
+	return path.Ext(unit) == ".scope" && unit != "init.scope" && h.cgroups[h.unitGroup(unit)] == nil
+}
+
 // dropIn is where a property that was set at runtime is kept; a scope is a transient unit.
 func dropIn(unit string) string {
 	dir := "/run/systemd/system.control/"
@@ -115,7 +128,10 @@ func dropIn(unit string) string {
 }
 
 func (h *Host) setAllowedCPUs(unit string, cpus cpuset.Set, stale Stale) error {
-	group := unitGroup(unit)
+	if h.noScope(unit) {
+		return fmt.Errorf("cannot set AllowedCPUs of %s: %w", unit, refusal("NoSuchUnit", "Unit "+unit+" not found"))
+	}
+	group := h.unitGroup(unit)
 	section := map[string]string{".slice": "Slice", ".scope": "Scope", ".service": "Service"}[path.Ext(unit)]
 	if section == "" {
 		return errors.New("Unit name " + unit + " is not valid.") //nolint:staticcheck // systemd's words
@@ -178,7 +194,7 @@ func (s *Systemd) ReloadUnits() {
 		if h.find(dropIn(unit)) == noNode {
 			h.units[unit] = h.kernel.allowed[unit]
 		}
-		if g := h.cgroups[unitGroup(unit)]; g != nil && !h.units[unit].Empty() {
+		if g := h.cgroups[h.unitGroup(unit)]; g != nil && !h.units[unit].Empty() {
 			g.cpus = h.units[unit]
 		}
 	}

@@ -19,6 +19,8 @@ type unit struct {
 	state  string    // "active", "inactive", "failed", "activating"
 	boot   string    // what the host file says
 	parked []process // what ran in it when it was stopped
+
+	transient *systemd.Transient // nil for one with a unit file
 }
 
 func (u *unit) runs() bool { return u.state != "inactive" && u.state != "failed" }
@@ -50,6 +52,7 @@ func (h *Host) realUnit(name string) string {
 // unitOf returns a unit, nil if the manager does not know it. One that the host file does not speak of runs if processes
 // are in its control group; slices run always.
 func (h *Host) unitOf(name string) *unit {
+	h.forget()
 	if u := h.services[name]; u != nil {
 		return u
 	}
@@ -192,15 +195,19 @@ func (s *Systemd) job(verb, name string, do func(real string, u *unit) error) er
 // comes through a bus.
 func (s *Systemd) change(verb, name string, do func(real string, u *unit) error) error {
 	h := s.h
-	err := h.change(Change{Op: "dbus", Path: name, Value: verb}, func() error {
+	return asReply(h.change(Change{Op: "dbus", Path: name, Value: verb}, func() error {
 		real := h.realUnit(name)
 		u := h.unitOf(real)
 		err := do(real, u)
 		if err == nil && u != nil {
 			h.services[real] = u
 		}
+		h.forget()
 		return err
-	})
+	}))
+}
+
+func asReply(err error) error {
 	var refused *systemd.ReplyError
 	if err == nil || errors.As(err, &refused) {
 		return err

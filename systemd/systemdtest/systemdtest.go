@@ -50,8 +50,8 @@ type Resetter interface {
 }
 
 // Serve starts a bus of its own (dbus-daemon, which is to be installed) and answers on it as systemd and systemd-logind
-// do, with what m says: the properties of units and their setting at runtime, jobs, the system's state, the end of
-// sessions. m may be a [Stater] and a [Resetter] too. A [systemd.JobError] of m is how a job ends; any other error is the
+// do, with what m says: the properties of units and their setting at runtime, jobs, services without a unit file, the
+// system's state, the end of sessions, locks. m may be a [Stater] and a [Resetter] too. A [systemd.JobError] of m is how a job ends; any other error is the
 // refusal of the call. Serve returns the bus' address, for DBUS_SYSTEM_BUS_ADDRESS. All ends with the test; m is not
 // closed.
 //
@@ -63,7 +63,7 @@ func Serve(t testing.TB, m systemd.Manager) (address string) {
 	t.Cleanup(cancel)
 	late := time.AfterFunc(patience, cancel)
 	defer late.Stop()
-	conn, err := dbus.Connect(address, dbus.WithContext(ctx))
+	conn, err := dbus.Connect(address, dbus.WithContext(ctx), dbus.WithIncomingInterceptor(answeredByItself))
 	if err != nil {
 		t.Fatalf("cannot connect to the bus: %v", err)
 	}
@@ -71,7 +71,10 @@ func Serve(t testing.TB, m systemd.Manager) (address string) {
 	s := &service{ctx: ctx, m: m, conns: []*dbus.Conn{conn}}
 	err = s.export(conn)
 	if err == nil {
-		err = conn.ExportMethodTable(map[string]any{"TerminateSession": s.terminateSession}, loginRoot, login+".Manager")
+		err = conn.ExportMethodTable(map[string]any{
+			"TerminateSession": s.terminateSession,
+			"Inhibit":          func(msg dbus.Message) *dbus.Error { return s.inhibit(conn, msg) },
+		}, loginRoot, login+".Manager")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -173,12 +176,13 @@ func (s *service) export(conn *dbus.Conn) error {
 	const properties = "org.freedesktop.DBus.Properties"
 	for _, err := range []error{
 		conn.ExportMethodTable(map[string]any{
-			"SetUnitProperties": s.setUnitProperties,
-			"GetUnit":           s.getUnit,
-			"LoadUnit":          s.getUnit,
-			"StopUnit":          s.stopUnit,
-			"StartUnit":         s.startUnit,
-			"ResetFailedUnit":   s.resetFailed,
+			"SetUnitProperties":  s.setUnitProperties,
+			"GetUnit":            s.getUnit,
+			"LoadUnit":           s.getUnit,
+			"StopUnit":           s.stopUnit,
+			"StartUnit":          s.startUnit,
+			"StartTransientUnit": s.startTransient,
+			"ResetFailedUnit":    s.resetFailed,
 		}, root, name+".Manager"),
 		conn.ExportMethodTable(map[string]any{"Get": s.getManager}, root, properties),
 		conn.ExportSubtreeMethodTable(map[string]any{"Get": s.get, "GetAll": s.getAll}, unitRoot, properties),
