@@ -147,6 +147,12 @@ func TestParseErrors(t *testing.T) {
 			"frame buffer's place", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 bars=0:f0000000:16M\n" +
 				"-- framebuffers --\nefi-framebuffer.0 driver=efi-framebuffer in=0000:01:00.0 at=f0000000-f1ffffff\n", "no BAR of 0000:01:00.0 holds",
 		},
+		{"interrupt", base + "-- irqs --\n5 x afinity=0\n", `unknown key "afinity"`},
+		{"idle interrupt", base + "-- irqs --\n5 x handler=no\n", "cannot read"},
+		{"function's interrupt", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 irqs=5\n", "is no interrupt"},
+		{"workqueues", base + "-- workqueues --\ncpumsk 0\n", "cannot read"},
+		{"policy", base + "-- cpufreq --\npolicy0 driver=x\n", "cannot read"},
+		{"governor", base + "-- cpufreq --\npolicy0 0 governor=x governors=y\n", "does not offer"},
 		{"pci key", base + "-- pci --\n0000:01:00.0 class=0300 id=10de:1 dirver=nvidia\n", `unknown key "dirver"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -353,6 +353,7 @@ func TestRules(t *testing.T) {
 	var all []rule
 	for _, r := range [][]rule{
 		pciRules(), moduleRules(), hugetlbRules(), cpuRules(), nodeRules(), useRules(), powerRules(), consoleRules(),
+		irqRules(), workRules(), frequencyRules(), tunableRules(),
 	} {
 		all = append(all, r...)
 	}
