@@ -181,6 +181,36 @@ func (h *Host) children(group string) []string {
 	return out
 }
 
+// AddCgroup makes a control group, "/machine.slice/x.scope", and those above it that are not there.
+func (h *Host) AddCgroup(group string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.addCgroups(group)
+}
+
+func (h *Host) addCgroups(group string) {
+	if h.cgroups[group] == nil {
+		h.addCgroups(path.Dir(group))
+		h.addCgroup(group)
+	}
+}
+
+// RemoveCgroup ends the processes of a control group and takes it away, with all groups in it.
+func (h *Host) RemoveCgroup(group string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, pid := range h.pids() {
+		if under(h.processes[pid].cgroup, group) {
+			h.endProcess(pid)
+		}
+	}
+	for g := range h.cgroups {
+		if under(g, group) {
+			h.removeCgroup(g)
+		}
+	}
+}
+
 func (h *Host) removeCgroup(group string) {
 	delete(h.cgroups, group)
 	h.erase(cgroupRoot + group)

@@ -12,6 +12,7 @@ import (
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/systemd"
 )
 
 const (
@@ -153,9 +154,9 @@ func irqRules() []rule {
 			read(list(150), "0-4,6-19"),
 			online(4, false),
 			read(list(125), "4-5"),
-			{do: func(h *sysfstest.Host) error { h.SetIRQ(2, cpuset.Of(6)); return nil }},
+			somebody(func(h *sysfstest.Host) { h.SetIRQ(7, cpuset.Of(6)) }),
 			online(6, false),
-			read(list(2), "6"), // nobody handles it
+			read(list(7), "6"), // nobody handles it
 		}},
 	}
 }
@@ -232,6 +233,36 @@ func workRules() []rule {
 			write("/sys/fs/cgroup/system.slice/cpuset.cpus", ""),
 			runs(77, "2-9"),
 		}},
+	}
+}
+
+// TestScope: a guest's control group comes with its scope and goes with it, whatever AllowedCPUs it was given.
+func TestScope(t *testing.T) {
+	const scope = `machine-qemu\x2d1\x2dwin11.scope`
+	h := load(t, "fern").Clone()
+	before := h.Snapshot()
+	h.AddCgroup("/machine.slice/" + scope + "/libvirt/emulator")
+	h.AddProcess(sysfstest.Process{PID: 5000, Comm: "qemu", Cgroup: "/machine.slice/" + scope + "/libvirt/emulator"})
+	if err := h.Systemd().SetAllowedCPUs(t.Context(), scope, cpuset.Of(0, 1, 16)); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := h.FS().Read("/sys/fs/cgroup/machine.slice/" + scope + "/cpuset.cpus"); err != nil || v != "0-1,16" {
+		t.Errorf("the scope has CPUs %q, error %v", v, err)
+	}
+	for i, s := range []step{status(5000, "Cpus_allowed_list", "0-1,16"), runs(5000, "0-1,16"), moves(5000, "4", syscall.EINVAL)} {
+		s.check(t, i+1, h, h.FS())
+	}
+	h.RemoveCgroup("/machine.slice/" + scope)
+	var refused *systemd.ReplyError
+	if err := h.Systemd().SetAllowedCPUs(t.Context(), scope, cpuset.Set{}); !errors.As(err, &refused) {
+		t.Errorf("a scope that has ended: error %v", err)
+	}
+	if h.FS().Exists("/proc/5000") {
+		t.Error("its process runs on")
+	}
+	without := []string{"/sys/fs/cgroup/machine.slice", "/sys/fs/cgroup/cgroup.subtree_control", "/run/systemd/transient"}
+	if d := sysfstest.Diff(before.Without(without...), h.Snapshot().Without(without...)); d != "" {
+		t.Errorf("it leaves:\n%s", d)
 	}
 }
 
