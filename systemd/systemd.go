@@ -70,6 +70,9 @@ func (m *manager) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, err
 		var p *sd.Property
 		err = m.do(ctx, func(c *connection) (err error) {
 			p, err = c.GetUnitTypePropertyContext(ctx, unit, kind, "AllowedCPUs")
+			if err == nil && kind == "Scope" {
+				err = loaded(ctx, c, unit)
+			}
 			return err
 		})
 		if err == nil {
@@ -83,6 +86,19 @@ func (m *manager) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, err
 		return cpuset.Set{}, fmt.Errorf("cannot read AllowedCPUs of %s over D-Bus: %w", unit, err)
 	}
 	return cpuset.FromBytes(mask), nil
+}
+
+// loaded fails with a refusal if systemd does not know a unit. Asked for a property of one it makes the unit up, with nothing
+// set; only LoadState tells.
+func loaded(ctx context.Context, c *connection, unit string) error {
+	p, err := c.GetUnitPropertyContext(ctx, unit, "LoadState")
+	if err != nil {
+		return err
+	}
+	if state, _ := p.Value.Value().(string); state == "not-found" {
+		return *dbus.NewError(noSuchUnit, []any{"Unit " + unit + " not found."})
+	}
+	return nil
 }
 
 // SetAllowedCPUs implements [Manager].

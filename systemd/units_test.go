@@ -49,7 +49,11 @@ func (f *fake) UnitState(ctx context.Context, unit string) (load, active string,
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s, ok := f.states[unit]
-	if !ok {
+	_, hasCPUs := f.units[unit]
+	switch {
+	case !ok && hasCPUs:
+		s = state{"loaded", "active", 0}
+	case !ok:
 		s = state{"not-found", "inactive", 0}
 	}
 	return s.load, s.active, s.job, nil

@@ -1,7 +1,6 @@
 package systemdtest
 
 import (
-	"io"
 	"net"
 	"path/filepath"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
 )
 
 // A Proxy stands between a client and a bus and can cut them off from each other.
@@ -61,10 +61,46 @@ func NewProxy(t testing.TB, address string) *Proxy {
 	return p
 }
 
+// forward passes on what one side says, with the files that it hands over.
 func forward(to, from net.Conn) {
-	_, _ = io.Copy(to, from)
-	to.Close()
-	from.Close()
+	defer to.Close()
+	defer from.Close()
+	text, files := make([]byte, 1<<16), make([]byte, 1<<12)
+	for {
+		n, filesN, _, _, err := from.(*net.UnixConn).ReadMsgUnix(text, files)
+		if err != nil || n == 0 {
+			return
+		}
+		rights := rightsIn(files[:filesN])
+		sent, _, err := to.(*net.UnixConn).WriteMsgUnix(text[:n], rightsOf(rights), nil)
+		if err == nil {
+			_, err = to.Write(text[sent:n])
+		}
+		for _, fd := range rights {
+			unix.Close(fd)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// rightsIn are the files of a message.
+func rightsIn(control []byte) []int {
+	messages, _ := unix.ParseSocketControlMessage(control)
+	var fds []int
+	for _, m := range messages {
+		more, _ := unix.ParseUnixRights(&m) // what is no files is not passed on
+		fds = append(fds, more...)
+	}
+	return fds
+}
+
+func rightsOf(fds []int) []byte {
+	if len(fds) == 0 {
+		return nil
+	}
+	return unix.UnixRights(fds...)
 }
 
 // Cut closes every connection there is; new ones are let through.

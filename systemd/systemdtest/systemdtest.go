@@ -73,7 +73,9 @@ func Serve(t testing.TB, m systemd.Manager) (address string) {
 	if err == nil {
 		err = conn.ExportMethodTable(map[string]any{
 			"TerminateSession": s.terminateSession,
-			"Inhibit":          func(msg dbus.Message) *dbus.Error { return s.inhibit(conn, msg) },
+			"Inhibit": func(msg dbus.Message, what, who, why, mode string) *dbus.Error {
+				return s.inhibit(conn, msg, what, who, why, mode)
+			},
 		}, loginRoot, login+".Manager")
 	}
 	if err != nil {

@@ -128,7 +128,7 @@ func answeredByItself(msg *dbus.Message) {
 
 // inhibit is org.freedesktop.login1.Manager.Inhibit. The lock is a pipe's end, which the client alone is to have, so that its
 // closing is seen: the answer is sent here, as ours can be closed only after that.
-func (s *service) inhibit(conn *dbus.Conn, call dbus.Message) *dbus.Error {
+func (s *service) inhibit(conn *dbus.Conn, call dbus.Message, what, who, why, mode string) *dbus.Error {
 	reply := &dbus.Message{Type: dbus.TypeMethodReply, Headers: map[dbus.HeaderField]dbus.Variant{
 		dbus.FieldReplySerial: dbus.MakeVariant(call.Serial()),
 		dbus.FieldDestination: call.Headers[dbus.FieldSender],
@@ -143,9 +143,8 @@ func (s *service) inhibit(conn *dbus.Conn, call dbus.Message) *dbus.Error {
 		reply.Headers[dbus.FieldErrorName] = dbus.MakeVariant(why.Name)
 		answer(why.Error())
 	}
-	var what, who, why, mode string
-	if err := dbus.Store(call.Body, &what, &who, &why, &mode); err != nil || mode != "block" {
-		refuse(refusal("org.freedesktop.DBus.Error.InvalidArgs", "Invalid arguments, or a mode that is none of block."))
+	if mode != "block" {
+		refuse(refusal("org.freedesktop.DBus.Error.InvalidArgs", "Mode "+mode+" is not known here."))
 		return nil
 	}
 	lock, err := s.m.Inhibit(s.ctx, what, who, why)
