@@ -113,9 +113,9 @@ func (h *Host) unitGroup(unit string) string {
 	return group + "/" + unit
 }
 
-// noScope reports whether a unit is a scope that has ended, which it does with its control group.
+// noScope reports whether a unit is a scope that has ended: its control group is gone, and nothing runs in it.
 func (h *Host) noScope(unit string) bool {
-	return path.Ext(unit) == ".scope" && unit != "init.scope" && h.cgroups[h.unitGroup(unit)] == nil
+	return path.Ext(unit) == ".scope" && unit != "init.scope" && h.cgroups[h.unitGroup(unit)] == nil && len(h.pidsIn(unit)) == 0
 }
 
 // dropIn is where a property that was set at runtime is kept; a scope is a transient unit.

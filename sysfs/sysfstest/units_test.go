@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"qemu-hook/cpuset"
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/systemd"
 	"qemu-hook/systemd/systemdtest"
@@ -287,6 +290,192 @@ func TestEndSession(t *testing.T) {
 	}
 }
 
+const scope = `machine-qemu\x2d1\x2dwin11.scope`
+
+// guested is a desk with the control group of a guest on it.
+func guested(t *testing.T) *sysfstest.Host {
+	t.Helper()
+	return parse(t, strings.Replace(desk, "-- units --", "/machine.slice\n/machine.slice/"+scope+"\n-- units --", 1))
+}
+
+const scopeDir = "/sys/fs/cgroup/machine.slice/" + scope
+
+func TestTransient(t *testing.T) {
+	h := guested(t)
+	s, ctx := h.Systemd(), t.Context()
+	var changes []string
+	h.OnChange(func(c sysfstest.Change) error {
+		changes = append(changes, c.Op+" "+c.Path+" "+c.Value)
+		return nil
+	})
+	bound := systemd.Transient{Name: "a.service", Exec: []string{"/bin/sleep", "9"}, BindsTo: scope}
+	free := systemd.Transient{Name: "b.service", Exec: []string{"/bin/sleep", "8"}}
+	lists := func(s *sysfstest.Systemd, want ...systemd.Transient) {
+		t.Helper()
+		if d := cmp.Diff(want, s.Transients()); d != "" {
+			t.Errorf("services without a unit file:\n%s", d)
+		}
+	}
+	before := h.Snapshot()
+	for _, u := range []systemd.Transient{bound, free, bound} { // the third time it is there
+		if err := s.StartTransient(ctx, u); err != nil {
+			t.Error(err)
+		}
+	}
+	lists(s, bound, free)
+	if runs, err := s.UnitRuns(ctx, "a.service"); err != nil || !runs {
+		t.Errorf("it runs: %v, %v", runs, err)
+	}
+	want := "+ a.service (state): 0000 0:0 \"active\"\n+ b.service (state): 0000 0:0 \"active\""
+	if d := sysfstest.Diff(before, h.Snapshot()); d != want {
+		t.Errorf("they show as\n%s", d)
+	}
+	copied := h.Clone()
+	if err := s.StopUnit(ctx, "b.service"); err != nil {
+		t.Error(err)
+	}
+	lists(s, bound)
+	lists(copied.Systemd(), bound, free)
+
+	// The scope ends, and with it what is bound to it.
+	if err := h.FS().Remove(scopeDir); err != nil {
+		t.Fatal(err)
+	}
+	if d := sysfstest.Diff(before.Without(scopeDir), h.Snapshot()); d != "" {
+		t.Errorf("it is left:\n%s", d)
+	}
+	lists(s)
+	if err := s.StopUnit(ctx, "a.service"); err != nil {
+		t.Error(err)
+	}
+	err := s.StartTransient(ctx, bound)
+	if !systemd.Gone(err) || err.Error() != "cannot start a.service: Unit "+scope+" not found" {
+		t.Errorf("bound to nothing: %v", err)
+	}
+	if d := cmp.Diff([]string{
+		"dbus a.service StartTransient /bin/sleep 9", "dbus b.service StartTransient /bin/sleep 8", "dbus b.service stop",
+		"rmdir " + scopeDir + " ", "dbus a.service StartTransient /bin/sleep 9",
+	}, changes); d != "" {
+		t.Error(d)
+	}
+	lists(copied.Systemd(), bound, free)
+}
+
+func TestTransientRefused(t *testing.T) {
+	h := guested(t)
+	s, ctx := h.Systemd(), t.Context()
+	u := systemd.Transient{Name: "a.service", Exec: []string{"/bin/sleep", "9"}}
+	before := h.Snapshot()
+	refused := func(want string) {
+		t.Helper()
+		if err := s.StartTransient(ctx, u); err == nil || err.Error() != want {
+			t.Errorf("error %v\n want %s", err, want)
+		}
+	}
+	s.FailJob = func(string, string) error { return errors.New("failed") }
+	refused("cannot start a.service: its job ended as failed; see systemctl status a.service")
+	s.FailJob, s.ShutsDown = nil, true
+	refused("cannot start a.service: Transaction for a.service/start is destructive")
+	s.ShutsDown = false
+	h.OnChange(func(sysfstest.Change) error { return syscall.EIO })
+	refused("cannot start a.service: input/output error")
+	if _, err := s.Inhibit(ctx, "sleep", "a", "b"); err == nil || err.Error() != "cannot keep the host from sleep: input/output error" {
+		t.Errorf("error %v", err)
+	}
+	s.Err = errors.New("the bus is gone")
+	refused("the bus is gone")
+	if _, err := s.Inhibit(ctx, "sleep", "a", "b"); !errors.Is(err, s.Err) {
+		t.Errorf("error %v", err)
+	}
+	if d := sysfstest.Diff(before, h.Snapshot()); d != "" {
+		t.Errorf("refusals changed:\n%s", d)
+	}
+}
+
+func TestInhibit(t *testing.T) {
+	h := parse(t, desk)
+	s, ctx := h.Systemd(), t.Context()
+	before := h.Snapshot()
+	var locks []io.Closer
+	for _, what := range []string{"sleep", "sleep", "idle"} {
+		l, err := s.Inhibit(ctx, what, "qemu-hook", "guest win11 runs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		locks = append(locks, l)
+	}
+	const sleep, idle = "sleep, by qemu-hook: guest win11 runs", "idle, by qemu-hook: guest win11 runs"
+	if d := cmp.Diff([]string{sleep, sleep, idle}, h.Systemd().Inhibitors()); d != "" {
+		t.Error(d)
+	}
+	if d := sysfstest.Diff(before, h.Snapshot()); strings.Count(d, sleep) != 2 || strings.Count(d, idle) != 1 {
+		t.Errorf("they show as\n%s", d)
+	}
+	copied := h.Clone()
+	for i, l := range locks {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := l.Close(); !errors.Is(err, syscall.EBADF) {
+			t.Errorf("closed twice: %v", err)
+		}
+		if got := len(s.Inhibitors()); got != len(locks)-1-i {
+			t.Errorf("%d are left", got)
+		}
+	}
+	if d := sysfstest.Diff(before, h.Snapshot()); d != "" {
+		t.Errorf("not as before:\n%s", d)
+	}
+	if got := len(copied.Systemd().Inhibitors()); got != 3 {
+		t.Errorf("%d are left on the copy", got)
+	}
+}
+
+// A scope's property acts on its control group, wherever that is, and goes with it.
+func TestScopeCPUs(t *testing.T) {
+	h := guested(t)
+	s, ctx := h.Systemd(), t.Context()
+	s.Stale = sysfstest.StaleNever
+	before := h.Snapshot()
+	set := func(list string) {
+		t.Helper()
+		cpus, err := cpuset.ParseList(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.SetAllowedCPUs(ctx, scope, cpus); err != nil {
+			t.Error(err)
+		}
+		if got, err := s.AllowedCPUs(ctx, scope); err != nil || !got.Equal(cpus) {
+			t.Errorf("%q, %v; want %s", got, err, list)
+		}
+	}
+	set("1")
+	if got, err := h.FS().Read(scopeDir + "/cpuset.cpus.effective"); err != nil || got != "1" {
+		t.Errorf("it has CPUs %q, %v", got, err)
+	}
+	set("")
+	set("0")
+	if err := h.FS().Remove(scopeDir); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.AllowedCPUs(ctx, scope)
+	err2 := s.SetAllowedCPUs(ctx, scope, cpuset.Of(1))
+	if !systemd.Gone(err) || !systemd.Gone(err2) {
+		t.Errorf("errors %v, %v", err, err2)
+	}
+	if d := sysfstest.Diff(before, h.Snapshot()); strings.Contains(d, "AllowedCPUs") {
+		t.Errorf("it is left:\n%s", d)
+	}
+	if got, err := s.AllowedCPUs(ctx, "init.scope"); err != nil || !got.Empty() {
+		t.Errorf("init.scope: %q, %v", got, err)
+	}
+	// One that has processes is there, though the host file does not speak of its group.
+	if got, err := s.AllowedCPUs(ctx, "session-2.scope"); err != nil || !got.Empty() {
+		t.Errorf("session-2.scope: %q, %v", got, err)
+	}
+}
+
 // open lists what a process has open.
 func open(t *testing.T, h *sysfstest.Host, pid int) []string {
 	t.Helper()
@@ -340,6 +529,29 @@ func TestUnitsOverBus(t *testing.T) {
 	}
 	if got := processes(t, h); got != "500 720 800 801 802" {
 		t.Errorf("processes %s", got)
+	}
+	made := systemd.Transient{Name: "a.service", Description: "A", Exec: []string{"/bin/sleep", "9"}, BindsTo: "rest.service"}
+	if err := m.StartTransient(ctx, made); err != nil {
+		t.Error(err)
+	}
+	if d := cmp.Diff([]systemd.Transient{made}, s.Transients()); d != "" {
+		t.Error(d)
+	}
+	lock, err := m.Inhibit(ctx, "sleep", "qemu-hook", "win11 runs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"sleep, by qemu-hook: win11 runs"}, s.Inhibitors()); d != "" {
+		t.Error(d)
+	}
+	if err := errors.Join(m.StopUnit(ctx, made.Name), lock.Close()); err != nil {
+		t.Error(err)
+	}
+	for end := time.Now().Add(10 * time.Second); len(s.Inhibitors()) > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := m.AllowedCPUs(ctx, scope); !systemd.Gone(err) {
+		t.Errorf("a scope that is gone: %v", err)
 	}
 	if err := m.StartUnit(ctx, "display-manager.service"); err != nil {
 		t.Error(err)
