@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -75,6 +76,14 @@ func (b *bus) AllowedCPUs(ctx context.Context, unit string) (cpuset.Set, error) 
 
 func (b *bus) SetAllowedCPUs(ctx context.Context, unit string, cpus cpuset.Set) error {
 	return b.now().SetAllowedCPUs(ctx, unit, cpus)
+}
+
+func (b *bus) StartTransient(ctx context.Context, u systemd.Transient) error {
+	return b.now().StartTransient(ctx, u)
+}
+
+func (b *bus) Inhibit(ctx context.Context, what, who, why string) (io.Closer, error) {
+	return b.now().Inhibit(ctx, what, who, why)
 }
 
 func (*bus) Close() {}
