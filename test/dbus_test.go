@@ -2,7 +2,9 @@ package test
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -191,6 +193,66 @@ func TestDBusGoneAtRelease(t *testing.T) {
 	x.mustDo(win11, "release")
 	if diff := x.differs(before); diff != "" {
 		t.Errorf("gone at release: the host is not as before:\n%s", diff)
+	}
+}
+
+// What runs beside a guest is started with it, bound to its scope, and ends with the scope or at the release.
+func TestDBusBesideTheGuest(t *testing.T) {
+	t.Parallel()
+	x := newBox(t, loadHost(t, "fern"), newBus(t))
+	systemd, win11 := x.model.Systemd(), loadGuest(t, "win11")
+	const scope, qemu = `machine-qemu\x2d1\x2dwin11.scope`, 4711
+	begins := func() {
+		x.model.AddCgroup("/machine.slice/" + scope)
+		x.model.SetFile("/run/libvirt/qemu/win11.pid", fmt.Sprint(qemu))
+		x.model.AddProcess(sysfstest.Process{
+			PID: qemu, Comm: "qemu-system-x86", Cmdline: []string{"/usr/bin/qemu-system-x86_64", "-uuid", win11.uuid},
+			Cgroup: "/machine.slice/" + scope + "/libvirt/emulator",
+		})
+	}
+	ends := func() { x.model.RemoveCgroup("/machine.slice/" + scope) }
+	begins()
+	x.model.RemoveProcess(qemu)
+	ends() // so that the directories that this leaves are there before
+	before := x.snapshot()
+
+	units := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, u := range systemd.Transients() {
+			got = append(got, u.Name)
+			if u.BindsTo != scope {
+				t.Errorf("%s is bound to %q", u.Name, u.BindsTo)
+			}
+			if !filepath.IsAbs(u.Exec[0]) || len(u.Exec) < 3 {
+				t.Errorf("%s runs %q", u.Name, u.Exec)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("beside the guest run %q, want %q", got, want)
+		}
+	}
+	both := []string{"qemu-hook-attend-" + win11.uuid + ".service", "qemu-hook-inhibit-" + win11.uuid + ".service"}
+	for _, lingers := range []bool{false, true} { // the scope, longer than QEMU
+		x.mustDo(win11, "prepare")
+		units()
+		begins()
+		x.mustDo(win11, "started")
+		x.mustDo(win11, "started")
+		units(both...)
+		x.model.RemoveProcess(qemu)
+		if !lingers {
+			ends()
+			units()
+		}
+		x.mustDo(win11, "release")
+		units()
+		if lingers {
+			ends()
+		}
+		if diff := x.differs(before); diff != "" {
+			t.Errorf("the host is not as before:\n%s", diff)
+		}
 	}
 }
 
