@@ -40,8 +40,10 @@ const (
 //     "setup" has the old mask, but nothing is moved to a CPU that is banned.
 //   - "settings cpus NULL" goes back to what it does by itself: IRQBALANCE_BANNED_CPUS (a mask), else IRQBALANCE_BANNED_CPULIST (since
 //     1.8.0), of its environment when it started, else the kernel's isolated and nohz_full CPUs, read again then.
-//   - Interrupts whose CPUs somebody else sets are moved again all the same, and all of them are at each new look at the topology,
-//     so at each of these commands.
+//   - "settings ban irqs N N…" has it leave these interrupts alone and no others, "settings ban irqs NONE" none: the list takes the
+//     place of that of its option --banirq.
+//   - An interrupt whose CPUs somebody else sets stays there until irqbalance distributes all of them anew: after each of these
+//     commands, and when CPUs or, in some versions, interrupts have come. Only a ban of the interrupt keeps it.
 type IRQBalance struct {
 	dir string // that the socket is in, for this process
 	pid int
@@ -78,10 +80,10 @@ func FindIRQBalance(host sysfs.FS) (*IRQBalance, error) {
 
 // Banned returns the CPUs that irqbalance moves no interrupt to. What Ban told it within its last interval is not yet in them.
 func (b *IRQBalance) Banned(ctx context.Context) (cpuset.Set, error) {
-	answer, err := b.say(ctx, "setup")
+	_, mask, err := b.setup(ctx)
 	var banned cpuset.Set
 	if err == nil {
-		banned, err = parseBanned(answer)
+		banned, err = cpuset.ParseMask(strings.TrimSpace(mask))
 	}
 	if err != nil {
 		return cpuset.Set{}, fmt.Errorf("cannot ask irqbalance (pid %d) for the CPUs that it leaves alone: %w", b.pid, err)
@@ -89,15 +91,38 @@ func (b *IRQBalance) Banned(ctx context.Context) (cpuset.Set, error) {
 	return banned, nil
 }
 
-func parseBanned(answer string) (cpuset.Set, error) {
-	if answer == "" {
-		return cpuset.Set{}, errors.New("it gives no answer, as to anybody who is not root")
+// BannedIRQs returns the interrupts that irqbalance was told to leave alone, in the order in which it was told.
+func (b *IRQBalance) BannedIRQs(ctx context.Context) ([]int, error) {
+	list, _, err := b.setup(ctx)
+	var irqs []int
+	f := strings.Fields(list)
+	for i := 0; i+1 < len(f) && err == nil; i++ {
+		if f[i] == "IRQ" {
+			var n int
+			n, err = strconv.Atoi(f[i+1])
+			irqs = append(irqs, n)
+		}
 	}
-	_, mask, ok := strings.Cut(answer, "BANNED ")
-	if !ok {
-		return cpuset.Set{}, fmt.Errorf("its answer %q has no BANNED", answer)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask irqbalance (pid %d) for the interrupts that it leaves alone: %w", b.pid, err)
 	}
-	return cpuset.ParseMask(strings.TrimSpace(mask))
+	return irqs, nil
+}
+
+// setup returns what irqbalance says of its settings, and behind that its mask of banned CPUs.
+func (b *IRQBalance) setup(ctx context.Context) (settings, mask string, err error) {
+	answer, err := b.say(ctx, "setup")
+	if err != nil {
+		return "", "", err
+	}
+	settings, mask, ok := strings.Cut(answer, "BANNED ")
+	switch {
+	case answer == "":
+		err = errors.New("it gives no answer, as to anybody who is not root")
+	case !ok:
+		err = fmt.Errorf("its answer %q has no BANNED", answer)
+	}
+	return settings, mask, err
 }
 
 // Ban has irqbalance move interrupts to none of these CPUs, and to all others; of no CPUs, to where it does by itself. When it
@@ -107,18 +132,33 @@ func (b *IRQBalance) Ban(ctx context.Context, cpus cpuset.Set) error {
 	if cpus.Empty() {
 		list = "NULL" // an empty list makes versions before 1.9.5 crash
 	}
-	// Versions before 1.9.0 put no end to the list, and read on behind it unless a space comes first.
-	command := "settings cpus " + list + " "
-	var err error
-	if len(command) >= irqbalanceCommand {
-		err = fmt.Errorf("it reads %d bytes of a command, and this has %d", irqbalanceCommand, len(command))
-	} else {
-		_, err = b.say(ctx, command)
-	}
-	if err != nil {
+	if err := b.set(ctx, "cpus "+list); err != nil {
 		return fmt.Errorf("cannot have irqbalance (pid %d) leave CPUs %s alone: %w", b.pid, list, err)
 	}
 	return nil
+}
+
+// BanIRQs has irqbalance leave these interrupts alone, and no others.
+func (b *IRQBalance) BanIRQs(ctx context.Context, irqs []int) error {
+	list := "NONE"
+	if len(irqs) > 0 {
+		list = strings.Trim(fmt.Sprint(irqs), "[]") + " 0" // which ends a list, also where nothing else does
+	}
+	if err := b.set(ctx, "ban irqs "+list); err != nil {
+		return fmt.Errorf("cannot have irqbalance (pid %d) leave %d interrupts alone: %w", b.pid, len(irqs), err)
+	}
+	return nil
+}
+
+// set changes a setting. Versions before 1.9.0 put no end to what they are told, and read on behind it unless a space comes
+// first.
+func (b *IRQBalance) set(ctx context.Context, setting string) error {
+	command := "settings " + setting + " "
+	if len(command) >= irqbalanceCommand {
+		return fmt.Errorf("it reads %d bytes of a command, and this has %d", irqbalanceCommand, len(command))
+	}
+	_, err := b.say(ctx, command)
+	return err
 }
 
 // say gives irqbalance a command and returns its answer.

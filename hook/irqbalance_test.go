@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,6 +30,7 @@ type irqbalanced struct {
 	own    cpuset.Set // what it bans by itself
 	told   string     // the list that it was told last
 	banned cpuset.Set // as of its last look
+	irqs   []string
 	log    []string
 	silent bool // it takes connections and does no more
 }
@@ -128,7 +130,19 @@ func (b *irqbalanced) serve(conn *net.UnixConn) {
 	case b.silent:
 		_, _ = conn.Read(buff) // until the client gives up
 	case command == "setup":
-		fmt.Fprintf(conn, "SLEEP 10 IRQ 9 LOAD 0 DIFF 0 CLASS 0 BANNED %s", b.banned.Mask())
+		fmt.Fprint(conn, "SLEEP 10 ")
+		for _, n := range b.irqs {
+			fmt.Fprintf(conn, "IRQ %s LOAD 0 DIFF 0 CLASS 0 ", n)
+		}
+		fmt.Fprintf(conn, "BANNED %s", b.banned.Mask())
+	case command == "settings ban irqs NONE ":
+		b.irqs = nil
+	case strings.HasPrefix(command, "settings ban irqs "):
+		list, ends := strings.CutSuffix(strings.TrimPrefix(command, "settings ban irqs "), " 0 ")
+		if !ends {
+			b.t.Errorf("%q makes old versions read beyond it", command)
+		}
+		b.irqs = strings.Split(list, " ")
 	case isList:
 		list, _, ok := strings.Cut(list, " ")
 		if !ok || list == "" {
@@ -200,10 +214,43 @@ func TestIRQBalance(t *testing.T) {
 					t.Errorf("banned: %q, %v; want %q", got, err, step.want)
 				}
 			}
+			daemon.mu.Lock()
+			defer daemon.mu.Unlock()
 			if got := daemon.log[1]; got != "settings cpus 1-3,100 " {
 				t.Errorf("it was told %q", got)
 			}
 		})
+	}
+}
+
+func TestIRQBalanceIRQs(t *testing.T) {
+	root := t.TempDir()
+	daemon := irqbalanceAt(t, root, cpuset.Of(0))
+	told := func(irqs ...string) {
+		daemon.mu.Lock()
+		defer daemon.mu.Unlock()
+		daemon.irqs = irqs
+	}
+	told("9")
+	b, ctx := find(t, root), t.Context()
+	for _, step := range []struct{ ban, before []int }{{[]int{120, 7}, []int{9}}, {nil, []int{120, 7}}, {[]int{9}, nil}} {
+		if got, err := b.BannedIRQs(ctx); err != nil || !slices.Equal(got, step.before) {
+			t.Errorf("%v, %v; want %v", got, err, step.before)
+		}
+		if err := b.BanIRQs(ctx, step.ban); err != nil {
+			t.Error(err)
+		}
+	}
+	if got, err := b.Banned(ctx); err != nil || !got.Equal(cpuset.Of(0)) {
+		t.Errorf("CPUs %q, %v", got, err)
+	}
+	err := b.BanIRQs(ctx, slices.Repeat([]int{1000}, 100))
+	if err == nil || !strings.Contains(err.Error(), " leave 100 interrupts alone: it reads 500 bytes of a command, and this has ") {
+		t.Errorf("a list too long: error %v", err)
+	}
+	told("x")
+	if _, err := b.BannedIRQs(ctx); err == nil || !strings.Contains(err.Error(), "for the interrupts that it leaves alone: ") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -251,11 +298,10 @@ func TestIRQBalanceTrouble(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "it reads 500 bytes of a command, and this has ") {
 		t.Errorf("a list too long: error %v", err)
 	}
+	daemon.mu.Lock()
 	if daemon.log != nil {
 		t.Errorf("it was told %q", daemon.log)
 	}
-
-	daemon.mu.Lock()
 	daemon.silent = true
 	daemon.mu.Unlock()
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
