@@ -21,6 +21,9 @@ type Config struct {
 	PCI          ConfigPCI
 	Stop         []string // units that do not run while a guest has its functions
 	EndSession   string   // the seat whose graphical sessions are ended for a guest; "" for none
+	Compact      When     // memory, for guests without huge pages
+	Inhibit      *[]string
+	Tunables     map[string]string // by path
 	LookingGlass ConfigLookingGlass
 	Shm          map[string]ShmOwner // by file name
 
@@ -29,7 +32,9 @@ type Config struct {
 }
 
 // ConfigSteps switches steps.
-type ConfigSteps struct{ Quiesce, Hugepages, CPUs, PCI, Shm bool }
+type ConfigSteps struct {
+	Quiesce, Hugepages, CPUs, Interrupts, Kernel, Frequency, Tunables, PCI, Shm, Inhibit bool
+}
 
 // ConfigCPUs is about the host CPUs.
 type ConfigCPUs struct {
@@ -38,7 +43,43 @@ type ConfigCPUs struct {
 	Exclusive []string   // ExclusiveEmulator, ExclusiveIOThreads
 	MinHost   int        // 0: one core with its threads
 	Units     []string
+
+	Overlap       Overlap
+	SplitCore     SplitCore
+	ConfineGuests bool
+	IRQBalance    IRQBalanceMode
+	// Of the guest's CPUs; "" to leave them as they are:
+	Governor, EPP, ResumeLatency string
 }
+
+// Overlap says what happens if a guest's CPUs are those of another, too.
+type Overlap string
+
+// The values of Overlap.
+const (
+	OverlapWarn   Overlap = "warn"
+	OverlapRefuse Overlap = "refuse"
+)
+
+// SplitCore says what happens if a core's threads are the host's in part, and a guest's.
+type SplitCore string
+
+// The values of SplitCore.
+const (
+	SplitCoreWarn   SplitCore = "warn"
+	SplitCoreRefuse SplitCore = "refuse"
+	SplitCoreIgnore SplitCore = "ignore"
+)
+
+// IRQBalanceMode says what happens to irqbalance while a guest has CPUs that interrupts are kept off.
+type IRQBalanceMode string
+
+// The values of IRQBalanceMode.
+const (
+	IRQBalanceBan    IRQBalanceMode = "ban"
+	IRQBalanceStop   IRQBalanceMode = "stop"
+	IRQBalanceIgnore IRQBalanceMode = "ignore"
+)
 
 // Isolate says which guests claim the CPUs their vcpus are pinned to.
 type Isolate string
@@ -205,6 +246,7 @@ func (c *Config) ForGuest(name string, metadata []byte) (*Config, error) {
 func (c *Config) clone() *Config {
 	d := *c
 	d.Shm = maps.Clone(c.Shm)
+	d.Tunables = maps.Clone(c.Tunables)
 	d.GPU.GiveBack = maps.Clone(c.GPU.GiveBack)
 	d.GPU.ResizeBAR = maps.Clone(c.GPU.ResizeBAR)
 	d.GPU.ResetMethod = maps.Clone(c.GPU.ResetMethod)
@@ -222,6 +264,16 @@ func (c *Config) StepEnabled(name string) bool {
 		on = c.Steps.Hugepages
 	case "cpus":
 		on = c.Steps.CPUs
+	case "interrupts":
+		on = c.Steps.Interrupts
+	case "kernel":
+		on = c.Steps.Kernel
+	case "frequency":
+		on = c.Steps.Frequency
+	case "tunables":
+		on = c.Steps.Tunables
+	case "inhibit":
+		on = c.Steps.Inhibit
 	case "pci":
 		on = c.Steps.PCI
 	case "shm":

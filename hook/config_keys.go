@@ -55,7 +55,12 @@ const (
 )
 
 // shared reports whether the key is about what guests share, so that it cannot differ from one guest to another.
-func (k configKey) shared() bool { return k.name == "cpus.host" || k.name == "cpus.units" }
+func (k configKey) shared() bool {
+	return slices.Contains([]string{"cpus.host", "cpus.units", "cpus.confine_guests"}, k.name)
+}
+
+// deep reports whether the last part of the key stands for any number of parts.
+func (k configKey) deep() bool { return k.name == "tunables.NAME" }
 
 // configKeys is the one list of keys: the check, the defaults, the help and the README come from it.
 func configKeys() []configKey {
@@ -68,8 +73,8 @@ func configKeys() []configKey {
 		{
 			"required",
 			[]any{},
-			`steps without which a guest must not start, though they would only warn: of ` + configStepNames,
-			configList(func(c *Config) *[]string { return &c.Required }, configOneOf("quiesce", "hugepages", "cpus", "pci", "shm")), "", nil,
+			`steps without which a guest must not start, though they would only warn: of ` + configQuoted(configSteps()),
+			configList(func(c *Config) *[]string { return &c.Required }, configOneOf(configSteps()...)), "", nil,
 		},
 		{
 			"steps.quiesce", true, "look who uses the guest's functions, and stop what the configuration lists",
@@ -85,6 +90,31 @@ func configKeys() []configKey {
 			"steps.cpus", true, "keep the host off the guest's CPUs",
 			configBool(func(c *Config) *bool { return &c.Steps.CPUs }),
 			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.CPUs) },
+		},
+		{
+			"steps.interrupts", true, "keep the host's interrupts off the guest's CPUs, and send the guest's own there",
+			configBool(func(c *Config) *bool { return &c.Steps.Interrupts }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Interrupts) },
+		},
+		{
+			"steps.kernel", true, "keep workqueues and the kernel's threads off the guest's CPUs",
+			configBool(func(c *Config) *bool { return &c.Steps.Kernel }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Kernel) },
+		},
+		{
+			"steps.frequency", true, "give the guest's CPUs the governor, energy preference and latency that cpus.governor, cpus.epp and cpus.resume_latency say",
+			configBool(func(c *Config) *bool { return &c.Steps.Frequency }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Frequency) },
+		},
+		{
+			"steps.tunables", true, "set what [tunables] says",
+			configBool(func(c *Config) *bool { return &c.Steps.Tunables }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Tunables) },
+		},
+		{
+			"steps.inhibit", true, "keep the host from what inhibit says",
+			configBool(func(c *Config) *bool { return &c.Steps.Inhibit }),
+			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Inhibit) },
 		},
 		{
 			"steps.pci", true, "bind the guest's PCI functions to their vfio driver",
@@ -130,6 +160,35 @@ func configKeys() []configKey {
 			}, "", nil,
 		},
 		{
+			"cpus.overlap", string(OverlapWarn), `what happens if another guest has some of the guest's CPUs to itself: "warn" or "refuse"`,
+			configEnum(func(c *Config) *Overlap { return &c.CPUs.Overlap }, OverlapWarn, OverlapRefuse), "", nil,
+		},
+		{
+			"cpus.split_core", string(SplitCoreWarn), `what happens if host and guest share a core, each with some of its threads: "warn", "refuse" or "ignore"`,
+			configEnum(func(c *Config) *SplitCore { return &c.CPUs.SplitCore }, SplitCoreWarn, SplitCoreRefuse, SplitCoreIgnore), "", nil,
+		},
+		{
+			"cpus.confine_guests", false, "whether a guest without <vcpupin>s is kept off the CPUs that others have to themselves",
+			configBool(func(c *Config) *bool { return &c.CPUs.ConfineGuests }), "", nil,
+		},
+		{
+			"cpus.irqbalance", string(IRQBalanceBan), `what happens to irqbalance, where it runs: "ban" (it is told to leave the guest's CPUs alone), "stop" ` +
+				`(irqbalance.service does not run meanwhile) or "ignore"`,
+			configEnum(func(c *Config) *IRQBalanceMode { return &c.CPUs.IRQBalance }, IRQBalanceBan, IRQBalanceStop, IRQBalanceIgnore), "", nil,
+		},
+		{
+			"cpus.governor", "", `cpufreq governor of the guest's CPUs while it runs, such as "performance": one that the kernel lists; "" to leave it`,
+			func(c *Config, _ []string, v any) error { return setConfigWord(&c.CPUs.Governor, v) }, "", nil,
+		},
+		{
+			"cpus.epp", "", `energy preference of the guest's CPUs while it runs, such as "balance_performance": one that the kernel lists; "" to leave it`,
+			func(c *Config, _ []string, v any) error { return setConfigWord(&c.CPUs.EPP, v) }, "", nil,
+		},
+		{
+			"cpus.resume_latency", "", `microseconds in which the guest's CPUs must be able to wake, such as "20"; "n/a" for at once; "" to leave it`,
+			func(c *Config, _ []string, v any) error { return setConfigLatency(&c.CPUs.ResumeLatency, v) }, "", nil,
+		},
+		{
 			"hugepages.keep", int64(0), "free pages of each pool that guests never get",
 			configInt(func(c *Config, n int64) { c.Hugepages.Keep = uint64(n) }, configMaxPages), "", nil,
 		},
@@ -156,6 +215,26 @@ func configKeys() []configKey {
 		{
 			"hugepages.extra", int64(0), "pages on top of those that the domain asks for",
 			configInt(func(c *Config, n int64) { c.Hugepages.Extra = uint64(n) }, configMaxPages), "", nil,
+		},
+		{
+			"memory.compact", string(Never), `whether memory is compacted for a guest without huge pages of its own, which uses transparent ones: "always" or "never"`,
+			configEnum(func(c *Config) *When { return &c.Compact }, Always, Never),
+			metaNarrower, func(c *Config) int { return configRankWhen(c.Compact) },
+		},
+		{
+			"tunables.NAME", nil, `what a file of the kernel's holds while a guest runs: NAME is a sysctl, such as vm.swappiness, or a quoted path under /proc/sys or /sys`,
+			setConfigTunable, "", nil,
+		},
+		{
+			"inhibit", nil, `what the host is kept from while the guest runs: of "sleep", "idle"; without it ["sleep"] for guests with a PCI function`,
+			func(c *Config, p []string, v any) error {
+				var list []string
+				err := configList(func(*Config) *[]string { return &list }, configOneOf("sleep", "idle"))(c, p, v)
+				if err == nil {
+					c.Inhibit = &list
+				}
+				return err
+			}, "", nil,
 		},
 		{
 			"services.stop",
@@ -253,10 +332,20 @@ func configKeys() []configKey {
 	}
 }
 
-const (
-	configStepNames = `"quiesce", "hugepages", "cpus", "pci", "shm"`
-	configMaxPages  = 1 << 32
-)
+const configMaxPages = 1 << 32
+
+// configSteps returns the names of the steps.
+func configSteps() []string {
+	return []string{"quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm", "inhibit"}
+}
+
+func configQuoted(names []string) string {
+	var quoted []string
+	for _, n := range names {
+		quoted = append(quoted, strconv.Quote(n))
+	}
+	return strings.Join(quoted, ", ")
+}
 
 func configRankBool(b bool) int {
 	if b {
@@ -280,6 +369,12 @@ func (k configKey) matches(path []string) (parts int, full bool) {
 		n++
 	}
 	return n, n == len(path)
+}
+
+// reaches reports whether the key, if it is deep, stands for this path.
+func (k configKey) reaches(path []string) bool {
+	table, _, _ := strings.Cut(k.name, ".")
+	return k.deep() && len(path) > 1 && path[0] == table
 }
 
 func configPlaceholder(part string) bool { return part == "NAME" }

@@ -137,12 +137,29 @@ func (p *configParser) decode(data []byte) (err error) {
 	p.meta, err = toml.Decode(string(data), &p.root)
 	var pe toml.ParseError
 	if errors.As(err, &pe) {
-		return &ConfigError{File: p.name, Line: pe.Position.Line, Problem: configPlain(pe.Message)}
+		problem := configPlain(pe.Message)
+		if key := configBarePath(data, pe.Position.Line); key != "" {
+			problem = "a path as a key needs quotes: " + key
+		}
+		return &ConfigError{File: p.name, Line: pe.Position.Line, Problem: problem}
 	}
 	if err != nil {
 		return &ConfigError{File: p.name, Problem: configPlain(err.Error())}
 	}
 	return nil
+}
+
+// configBarePath returns the key of a line, in quotes, if it is a path that has none; else "".
+func configBarePath(data []byte, line int) string {
+	lines := strings.Split(string(data), "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	key, _, ok := strings.Cut(lines[line-1], "=")
+	if key = strings.TrimSpace(key); !ok || !strings.HasPrefix(key, "/") {
+		return ""
+	}
+	return configValue(key)
 }
 
 // configPlain puts a message of the decoder in the form of ours.
@@ -200,6 +217,10 @@ func (p *configParser) entry(path []string, guest string, v any) {
 	isTable := false
 	for _, k := range p.keys {
 		n, match := k.matches(path)
+		if k.reaches(path) {
+			_, table := v.(map[string]any)
+			n, match = len(path), !table
+		}
 		if match {
 			if guest != "" && k.shared() {
 				p.fail(full, nil, "is for all guests together; set "+k.name+" at the top level")

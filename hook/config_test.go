@@ -34,8 +34,12 @@ func diffConfig(want, got *Config) string {
 func TestDefaultConfig(t *testing.T) {
 	want := &Config{
 		Enabled: true,
-		Steps:   ConfigSteps{true, true, true, true, true},
-		CPUs:    ConfigCPUs{Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"}},
+		Steps:   ConfigSteps{true, true, true, true, true, true, true, true, true, true},
+		CPUs: ConfigCPUs{
+			Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"},
+			Overlap: OverlapWarn, SplitCore: SplitCoreWarn, IRQBalance: IRQBalanceBan,
+		},
+		Compact: Never,
 		Hugepages: ConfigHugepages{
 			HostReserve: 1 << 30, Deadline: time.Minute, Compact: WhenShort, DropCaches: WhenShort,
 		},
@@ -91,9 +95,17 @@ cpus.isolate = "pinned"
 cpus.host = "0-3,16"
 cpus.exclusive = ["iothreads"]
 cpus.min_host = 2
+cpus.overlap = "refuse"
+cpus.split_core = "ignore"
+cpus.confine_guests = true
+cpus.irqbalance = "stop"
+cpus.governor = "performance"
+cpus.epp = "balance_performance"
+cpus.resume_latency = "n/a"
 cpus.units = ["system.slice", "foo@bar\\x2d1.service"]
 steps.pci = false
 services.stop = ["display-manager.service", "app@a.timer"]
+inhibit = ["idle"]
 session.end = "seat0"
 pci.force = ["0000:04:00.0"]
 pci.siblings = "bind"
@@ -117,6 +129,18 @@ compact = "always"
 drop_caches = "never"
 extra = 1
 
+[memory]
+compact = "always"
+
+[tunables]
+vm.stat_interval = 120
+"kernel.watchdog" = 0
+net.ipv4.conf."eth0.1".rp_filter = 1
+"/sys/kernel/mm/transparent_hugepage/enabled" = "never"
+net.ipv4.tcp_rmem = "4096\t8192  16384"
+"net/ipv6/conf/br0.2/mtu" = 1400
+"/proc/sys/vm/swappiness" = "1"
+
 [looking_glass]
 user = "alice"
 group = "1000"
@@ -131,10 +155,12 @@ user = "bob"
 	mode := func(m uint32) *uint32 { return &m }
 	want := &Config{
 		Required: []string{"cpus", "shm"},
-		Steps:    ConfigSteps{true, true, true, false, true},
+		Steps:    ConfigSteps{true, true, true, true, true, true, true, false, true, true},
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
 			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},
+			Overlap: OverlapRefuse, SplitCore: SplitCoreIgnore, ConfineGuests: true, IRQBalance: IRQBalanceStop,
+			Governor: "performance", EPP: "balance_performance", ResumeLatency: "n/a",
 		},
 		Hugepages: ConfigHugepages{16, 512 << 20, 2 * time.Minute, Always, Never, 1},
 		LookingGlass: ConfigLookingGlass{
@@ -151,7 +177,14 @@ user = "bob"
 		PCI:        ConfigPCI{Force: []string{"0000:04:00.0"}, Siblings: SiblingsBind},
 		Stop:       []string{"display-manager.service", "app@a.timer"},
 		EndSession: "seat0",
-		Shm:        map[string]ShmOwner{"scream-ivshmem": {Mode: mode(0o666)}, "a b": {User: "bob"}},
+		Compact:    Always,
+		Inhibit:    &[]string{"idle"},
+		Tunables: map[string]string{
+			"/proc/sys/vm/stat_interval": "120", "/proc/sys/kernel/watchdog": "0", "/proc/sys/net/ipv4/conf/eth0.1/rp_filter": "1",
+			"/sys/kernel/mm/transparent_hugepage/enabled": "never", "/proc/sys/net/ipv4/tcp_rmem": "4096 8192 16384",
+			"/proc/sys/net/ipv6/conf/br0.2/mtu": "1400", "/proc/sys/vm/swappiness": "1",
+		},
+		Shm: map[string]ShmOwner{"scream-ivshmem": {Mode: mode(0o666)}, "a b": {User: "bob"}},
 	}
 	if diff := diffConfig(want, c); diff != "" {
 		t.Error(diff)
@@ -184,8 +217,8 @@ func TestParseConfigErrors(t *testing.T) {
 		{"Enabled = true", ":1: Enabled: no such key; did you mean enabled?"},
 		{"\n[hugepage]\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"\n[hugepage.x]\n\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
-		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units"},
-		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, services, session, gpu, pci, looking_glass, shm"},
+		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units, overlap, split_core, confine_guests, irqbalance, governor, epp, resume_latency"},
+		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, memory, tunables, inhibit, services, session, gpu, pci, looking_glass, shm"},
 		{"shm.x.zzzzzz = 1", ":1: shm.x.zzzzzz: no such key; known here are user, group, mode"},
 		{"\n\"a\\nb\" = 1", `:2: "a?b": no such key`},
 		{"hugepages = 3", ":1: hugepages = 3: want a table: [hugepages]"},
@@ -196,7 +229,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{`enabled = "yes"`, `:1: enabled = "yes": want true or false`},
 		{`enabled = 1979-05-27`, `:1: enabled = 1979-05-27`},
 		{`required = "cpus"`, `:1: required = "cpus": want a list of strings`},
-		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "quiesce", "hugepages", "cpus", "pci" or "shm"`},
+		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm" or "inhibit"`},
 		{`required = ["cpus", 1]`, `:1: required = ["cpus", 1]: 1 is no string`},
 		{`required = ["cpus", "cpus"]`, `"cpus" is there twice`},
 		{`cpus.isolate = "Pinned"`, `:1: cpus.isolate = "Pinned": want "passthrough", "pinned" or "never"`},
@@ -254,6 +287,24 @@ func TestParseConfigErrors(t *testing.T) {
 		{"\n[[looking_glass.files]]\npath = 3", `:2: looking_glass.files = [{…}]: a file has no path, as a string`},
 		{`shm."a/b".user = "x"`, `:1: shm."a/b".user = "x": "a/b" is no name of a file in /dev/shm`},
 		{`shm.looking-glass.user = "x"`, `write looking_glass.user`},
+
+		{`cpus.overlap = "ignore"`, `:1: cpus.overlap = "ignore": want "warn" or "refuse"`},
+		{`cpus.governor = "Performance"`, `:1: cpus.governor = "Performance": want one word`},
+		{`cpus.resume_latency = 20`, `:1: cpus.resume_latency = 20: want microseconds as a string`},
+		{`cpus.resume_latency = "0"`, `:1: cpus.resume_latency = "0": want microseconds as a string`},
+		{`inhibit = ["sleeping"]`, `:1: inhibit = ["sleeping"]: "sleeping" is not allowed; want "sleep" or "idle"`},
+		{"[guest.w.cpus]\nconfine_guests = true", ":2: guest.w.cpus.confine_guests: is for all guests together"},
+		{"tunables = 3", ":1: tunables = 3: want a table: [tunables]"},
+		{"[tunables]\nvm.swappiness = true", ":2: tunables.vm.swappiness = true: want a number, or a string"},
+		{"[tunables]\n\"vm.swappiness\" = \"\"", `:2: tunables."vm.swappiness" = "": want a number, or a string`},
+		{"[tunables]\n\"/etc/passwd\" = 1", `:2: tunables."/etc/passwd" = 1: is not under /proc/sys or /sys`},
+		{"[tunables]\n\"/sys/../etc/passwd\" = 1", `:2: tunables."/sys/../etc/passwd" = 1: is no path of a kernel's file`},
+		{"[tunables]\n\"../../etc.x\" = 1", `:2: tunables."../../etc.x" = 1: is no path of a kernel's file`},
+		{"[tunables]\nvm.nr_hugepages = 18432", `:2: tunables.vm.nr_hugepages = 18432: is for the step hugepages`},
+		{"[tunables]\nvm.compact_memory = 1", `:2: tunables.vm.compact_memory = 1: is no setting that could be put back`},
+		{"[tunables]\n\"/sys/bus/pci/drivers/nvidia/unbind\" = \"0000:08:00.0\"", `is no setting that could be put back`},
+		{"[tunables]\n\"/sys/fs/cgroup/user.slice/cpuset.cpus\" = \"0\"", `is systemd's to set`},
+		{"[tunables]\n/sys/kernel/mm/ksm/run = 0", `a path as a key needs quotes: "/sys/kernel/mm/ksm/run"`},
 
 		{"guest = 3", ":1: guest = 3: want tables such as [guest.win11]"},
 		{"guest.win11 = 3", ":1: guest.win11 = 3: want a table"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -410,4 +411,91 @@ func configShm(set func(*ShmOwner, any) error) func(*Config, []string, any) erro
 		c.Shm[name] = owner
 		return nil
 	}
+}
+
+// setConfigWord takes one of the kernel's words, such as a governor's name, or "".
+func setConfigWord(word *string, v any) error {
+	s, ok := v.(string)
+	odd := func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' || r == '-') }
+	if !ok || len(s) > 32 || strings.ContainsFunc(s, odd) {
+		return errors.New(`want one word of those that the kernel lists, such as "performance"`)
+	}
+	*word = s
+	return nil
+}
+
+// setConfigLatency takes microseconds as the kernel reads them, "n/a" or "".
+func setConfigLatency(latency *string, v any) error {
+	s, ok := v.(string)
+	if ok && s != "" && s != "n/a" {
+		n, err := strconv.ParseUint(s, 10, 31)
+		ok = err == nil && n > 0
+	}
+	if !ok {
+		return errors.New(`want microseconds as a string, such as "20", or "n/a" for at once`)
+	}
+	*latency = s
+	return nil
+}
+
+// setConfigTunable takes the value of a file under /proc/sys or /sys.
+func setConfigTunable(c *Config, parts []string, v any) error {
+	file, err := tunablePath(parts[1:])
+	if err != nil {
+		return err
+	}
+	var value string
+	switch v := v.(type) {
+	case int64:
+		value = strconv.FormatInt(v, 10)
+	case string:
+		value = strings.Join(strings.Fields(v), " ")
+	}
+	odd := func(r rune) bool { return !strconv.IsPrint(r) }
+	if value == "" || len(value) > 1024 || strings.ContainsFunc(value, odd) {
+		return errors.New("want a number, or a string as the kernel reads it")
+	}
+	if c.Tunables == nil {
+		c.Tunables = map[string]string{}
+	}
+	c.Tunables[file] = value
+	return nil
+}
+
+// tunablePath returns the file that the parts of a key name: a path, or the name of a sysctl with dots or slashes, as
+// sysctl(8) has it, of which the one that comes first stands between the parts.
+func tunablePath(parts []string) (string, error) {
+	name := strings.Join(parts, "/")
+	if len(parts) == 1 && !strings.HasPrefix(name, "/") {
+		if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
+			name = strings.NewReplacer(".", "/", "/", ".").Replace(name)
+		}
+	}
+	if !strings.HasPrefix(name, "/") {
+		name = "/proc/sys/" + name
+	}
+	odd := func(r rune) bool { return !strconv.IsPrint(r) || r == ' ' }
+	if len(name) > 4095 || path.Clean(name) != name || strings.ContainsFunc(name, odd) {
+		return "", errors.New("is no path of a kernel's file, written without . and ..")
+	}
+	if !IsTunable(name) {
+		return "", errors.New(`is not under /proc/sys or /sys; want a sysctl such as vm.swappiness, or a quoted path such as "/sys/kernel/mm/ksm/run"`)
+	}
+	switch base := path.Base(name); {
+	case strings.Contains(name, "hugepages/") || strings.HasPrefix(base, "nr_hugepages"):
+		return "", errors.New("is for the step hugepages, which takes from it what the guest's memory needs")
+	case strings.HasPrefix(name, "/sys/fs/cgroup/"):
+		return "", errors.New("is systemd's to set")
+	case slices.Contains([]string{
+		"bind", "unbind", "driver_override", "drivers_probe", "new_id", "remove_id", "remove", "rescan", "reset", "uevent",
+		"compact_memory", "compact", "drop_caches", "state",
+	}, base):
+		return "", errors.New("is no setting that could be put back")
+	}
+	return name, nil
+}
+
+// IsTunable reports whether a path lies in one of the trees that [tunables] is about.
+func IsTunable(file string) bool {
+	return strings.HasPrefix(file, "/proc/sys/") || strings.HasPrefix(file, "/sys/")
 }

@@ -13,6 +13,7 @@ import (
 
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs"
+	"qemu-hook/systemd"
 )
 
 // A UnitBaseline is how a slice or scope limited its CPUs before the first claim.
@@ -82,6 +83,30 @@ func (h *Host) SettleCPUs(ctx context.Context, units ...string) error {
 	return h.narrow(ctx, units, host)
 }
 
+// Confine keeps a guest that has started off the CPUs that others have to themselves.
+func (h *Host) Confine(ctx context.Context, uuid, name string) error {
+	scope, err := h.guestScope(uuid, name)
+	if err != nil || scope == "" || h.Ledger.Claims("").CPUs.Empty() {
+		return err
+	}
+	return h.SettleCPUs(ctx, scope)
+}
+
+// Unpinned returns the scopes of guests that run and have no vCPU pinned.
+func (h *Host) Unpinned() ([]string, error) {
+	guests, err := h.GuestCgroups()
+	if err != nil {
+		return nil, err
+	}
+	var scopes []string
+	for _, g := range guests {
+		if g.Pinned.Empty() {
+			scopes = append(scopes, g.Scope)
+		}
+	}
+	return scopes, nil
+}
+
 // A narrowing is a unit on its way to the CPUs that the host keeps.
 type narrowing struct {
 	unit string
@@ -108,6 +133,10 @@ func (h *Host) narrow(ctx context.Context, names []string, host cpuset.Set) erro
 	}
 	for _, unit := range names {
 		n, err := h.planNarrow(ctx, unit, host, all)
+		if systemd.Gone(err) {
+			delete(h.Ledger.Units, unit) // a guest's scope, with its guest
+			continue
+		}
 		if err != nil {
 			fail(unit, err)
 			continue
@@ -266,6 +295,9 @@ func (h *Host) restoreUnits(ctx context.Context) error {
 	var errs error
 	for _, unit := range sortedKeys(h.Ledger.Units) {
 		err := h.restoreUnit(ctx, unit, h.Ledger.Units[unit], all)
+		if systemd.Gone(err) {
+			err = nil
+		}
 		if err != nil && !errors.Is(err, ErrDrifted) {
 			errs = errors.Join(errs, fmt.Errorf("cannot give %s its CPUs back: %w", unit, err))
 			continue

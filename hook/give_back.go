@@ -8,7 +8,10 @@ import (
 // Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
 // tried, whatever fails.
 func (h *Host) Settle(ctx context.Context) error {
-	return errors.Join(h.SettleCPUs(ctx), h.SettleHugepages(), h.SettlePorts(), h.SettleConsole(ctx), h.SettleUnits(ctx))
+	return errors.Join(
+		h.SettleCPUs(ctx), h.SettleInterrupts(ctx), h.SettleIRQBalance(ctx), h.SettleKernelWork(ctx), h.SettleFrequency(ctx),
+		h.SettleTunables(ctx), h.SettleHugepages(), h.SettlePorts(), h.SettleConsole(ctx), h.SettleUnits(ctx),
+	)
 }
 
 // GiveBack undoes the guest's changes, drops its claim and settles what was shared, in the reverse order of
@@ -29,8 +32,10 @@ func (h *Host) GiveBackAfterRun(ctx context.Context, uuid string) error {
 }
 
 func (h *Host) giveBack(ctx context.Context, uuid string) error {
-	_, err := h.UndoAll(ctx, uuid, nil)
 	guest := h.Ledger.Guests[uuid]
+	err := h.stopAttendants(ctx, uuid, guest)
+	_, uerr := h.UndoAll(ctx, uuid, nil)
+	err = errors.Join(err, uerr)
 	h.Ledger.Release(uuid)
 	if rest, rerr := h.Recorded(uuid); len(rest) > 0 || rerr != nil {
 		kept := &Guest{}

@@ -104,17 +104,24 @@ func (h *Host) hasItsMemory(uuid string, g *Guest) bool {
 	return has >= claimed
 }
 
-// MarkStarted notes that QEMU has its memory: the guest's pages count as in use from now on.
-func (h *Host) MarkStarted(uuid, name string) error {
+// Started notes that QEMU has its memory: the guest's pages count as in use from now on. What exists only now is settled:
+// the guest's own interrupts, and what of the host's has appeared since prepare. What fails is in the error, and the rest
+// is done all the same.
+func (h *Host) Started(ctx context.Context, uuid, name string) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
 	}
 	g := h.Ledger.Guests[uuid]
-	if g == nil || g.Started {
+	if g == nil {
 		return nil
 	}
-	g.Started = true
-	return h.SaveLedger()
+	if !g.Started {
+		g.Started = true
+		if err := h.SaveLedger(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startAttendants(ctx, uuid, g))
 }
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,

@@ -54,7 +54,7 @@ func (h *Host) Logf(s Severity, format string, args ...any) {
 
 // A Step plans one kind of preparation for a guest. Plan looks and never writes.
 type Step interface {
-	// Name is the step's name in the configuration: "quiesce", "hugepages", "cpus", "pci", "shm".
+	// Name is the step's name in the configuration: "quiesce", "hugepages", "cpus", "interrupts", ….
 	Name() string
 	Plan(ctx context.Context, h *Host, n *domain.Needs) (Proposal, error)
 }
@@ -75,6 +75,8 @@ type Proposal struct {
 	Refusals []string
 	// Shortages are refusals that may be none any more once what the plan stops has given back its memory.
 	Shortages []string
+	// Compact are NUMA nodes whose memory is compacted.
+	Compact []int
 	// Brief are those of the claim's units that may run again as soon as the guest's functions have left their drivers.
 	Brief []string
 	// Unseen says that the users of the guest's functions could not be seen whole.

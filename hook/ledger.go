@@ -27,6 +27,14 @@ type Ledger struct {
 	Stopped []string `json:"stopped,omitempty"`
 	// Console is the host's console before a guest took the card that it is on; nil when none has.
 	Console *ConsoleBaseline `json:"console,omitempty"`
+	// Interrupts is where interrupts went, KernelWork where the kernel's own work ran, before claims moved them, by file or
+	// thread.
+	Interrupts map[string]*Mask `json:"interrupts,omitempty"`
+	KernelWork map[string]*Mask `json:"kernel_work,omitempty"`
+	// Banned is what irqbalance was told to leave alone before it was told of guests; nil if it was not.
+	Banned *BanBaseline `json:"banned,omitempty"`
+	// Settings is what the kernel's files held that claims have set.
+	Settings map[string]*SettingBaseline `json:"settings,omitempty"`
 	// Ports is how the power of ports was managed before a guest had them kept awake.
 	Ports map[string]*sysfs.PCIPower `json:"ports,omitempty"` // by PCI address
 }
@@ -37,8 +45,10 @@ type Guest struct {
 	Since time.Time `json:"since"`
 	Caller
 	// Started is set once QEMU has its memory: its pages count as in use, no longer as promised.
-	Started bool  `json:"started,omitempty"`
-	Claim   Claim `json:"claim"`
+	Started bool `json:"started,omitempty"`
+	// Attended is set once transient units run beside it.
+	Attended bool  `json:"attended,omitempty"`
+	Claim    Claim `json:"claim"`
 }
 
 // A Caller is who had a guest prepared.
@@ -64,11 +74,22 @@ type Claim struct {
 	Framebuffer bool `json:"framebuffer,omitempty"`
 	// Ports are PCI ports that are to stay awake.
 	Ports []string `json:"ports,omitempty"`
+	// Interrupts are CPUs that the host's interrupts are kept off, and that the guest's own go to; KernelWork those that the
+	// kernel's own work is kept off.
+	Interrupts cpuset.Set `json:"interrupts,omitzero"`
+	KernelWork cpuset.Set `json:"kernel_work,omitzero"`
+	// Settings are values that files of the kernel's have while the guest runs, by path.
+	Settings map[string]string `json:"settings,omitempty"`
+	// Banned are CPUs that irqbalance is told to leave alone.
+	Banned cpuset.Set `json:"banned,omitzero"`
+	// Inhibit is what logind keeps the host from while the guest runs: "sleep", "idle".
+	Inhibit []string `json:"inhibit,omitempty"`
 }
 
 // Empty reports whether nothing is claimed.
 func (c *Claim) Empty() bool {
-	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && !c.Framebuffer && len(c.Ports) == 0
+	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && !c.Framebuffer &&
+		len(c.Ports) == 0 && c.Interrupts.Empty() && c.KernelWork.Empty() && c.Banned.Empty() && len(c.Settings) == 0 && len(c.Inhibit) == 0
 }
 
 // Add takes another claim into this one: what either wants.
@@ -79,6 +100,17 @@ func (c *Claim) Add(o Claim) {
 	c.Units = union(c.Units, o.Units)
 	c.Console, c.Framebuffer = c.Console || o.Console, c.Framebuffer || o.Framebuffer
 	c.Ports = union(c.Ports, o.Ports)
+	c.Interrupts, c.KernelWork = c.Interrupts.Union(o.Interrupts), c.KernelWork.Union(o.KernelWork)
+	c.Banned = c.Banned.Union(o.Banned)
+	for file, value := range o.Settings {
+		if _, ok := c.Settings[file]; !ok {
+			if c.Settings == nil {
+				c.Settings = map[string]string{}
+			}
+			c.Settings[file] = value
+		}
+	}
+	c.Inhibit = union(c.Inhibit, o.Inhibit)
 }
 
 func union(a, b []string) []string {
@@ -107,7 +139,8 @@ func (p PageClaim) Pool() sysfs.Pool { return sysfs.Pool{KiB: p.KiB, Node: p.Nod
 // Empty reports whether the ledger says nothing, so that it need not be kept.
 func (l *Ledger) Empty() bool {
 	return len(l.Guests) == 0 && len(l.Units) == 0 && len(l.Pools) == 0 && len(l.Wedged) == 0 &&
-		len(l.Stopped) == 0 && l.Console == nil && len(l.Ports) == 0
+		len(l.Stopped) == 0 && l.Console == nil && len(l.Ports) == 0 &&
+		len(l.Interrupts) == 0 && len(l.KernelWork) == 0 && l.Banned == nil && len(l.Settings) == 0
 }
 
 // Find returns the guest with the UUID; with none given, the one guest of that name.
@@ -163,6 +196,9 @@ func (h *Host) LoadLedger() error {
 	maps.DeleteFunc(h.Ledger.Units, func(_ string, b *UnitBaseline) bool { return b == nil })
 	maps.DeleteFunc(h.Ledger.Wedged, func(_ string, w *Wedge) bool { return w == nil })
 	maps.DeleteFunc(h.Ledger.Ports, func(_ string, p *sysfs.PCIPower) bool { return p == nil })
+	maps.DeleteFunc(h.Ledger.Interrupts, func(_ string, m *Mask) bool { return m == nil })
+	maps.DeleteFunc(h.Ledger.KernelWork, func(_ string, m *Mask) bool { return m == nil })
+	maps.DeleteFunc(h.Ledger.Settings, func(_ string, b *SettingBaseline) bool { return b == nil })
 	maps.DeleteFunc(h.Ledger.Pools, func(_ string, d *PoolDebt) bool { return d == nil })
 	return nil
 }

@@ -19,6 +19,9 @@ func (h *Host) StopUnits(ctx context.Context, uuid string) error {
 		return nil
 	}
 	for _, unit := range g.Claim.Units {
+		if unit == IRQBalanceUnit {
+			continue // not in the way, and stopped when interrupts are moved
+		}
 		if err := h.stopUnit(ctx, unit); err != nil {
 			return err
 		}

@@ -18,6 +18,9 @@ const cpuDir = "/sys/devices/system/cpu"
 // OnlineCPUs returns the CPUs that run, /sys/devices/system/cpu/online.
 func (h FS) OnlineCPUs() (cpuset.Set, error) { return h.readList(cpuDir + "/online") }
 
+// PresentCPUs returns the CPUs that are there, off line or not, /sys/devices/system/cpu/present.
+func (h FS) PresentCPUs() (cpuset.Set, error) { return h.readList(cpuDir + "/present") }
+
 // IsolatedCPUs returns the CPUs that the kernel command line keeps from the scheduler (isolcpus),
 // /sys/devices/system/cpu/isolated.
 func (h FS) IsolatedCPUs() (cpuset.Set, error) {
@@ -63,12 +66,15 @@ func (h FS) CPUControl() error {
 }
 
 // unitCgroup returns the cgroup of a systemd unit: a slice lies in the slices that its dashes name, init.scope at the
-// top, a service in system.slice (systemd.slice(5)).
+// top, a service in system.slice (systemd.slice(5)), a guest's scope in machine.slice.
 func unitCgroup(unit string) string {
 	name, slice := strings.CutSuffix(unit, ".slice")
 	if !slice {
-		if unit == "init.scope" {
+		switch {
+		case unit == "init.scope":
 			return cgroupDir + "/" + unit
+		case isGuestScope(unit):
+			return machineDir + "/" + unit
 		}
 		return cgroupDir + "/system.slice/" + unit
 	}
@@ -79,6 +85,51 @@ func unitCgroup(unit string) string {
 		}
 	}
 	return dir + "/" + unit
+}
+
+// machineDir is where libvirt has its guests, unless a domain names another <partition>.
+const machineDir = cgroupDir + "/machine.slice"
+
+func isGuestScope(unit string) bool {
+	return strings.HasPrefix(unit, "machine-qemu") && strings.HasSuffix(unit, ".scope")
+}
+
+// A GuestCgroup is the cgroup of a libvirt guest that runs.
+type GuestCgroup struct {
+	Scope  string     // machine-qemu\x2d1\x2dwin11.scope
+	Pinned cpuset.Set // what its vCPUs are pinned to; empty if none is
+}
+
+// GuestCgroups returns the guests that run by their cgroups: libvirt gives each vCPU one of its own, libvirt/vcpuN, with
+// cpuset.cpus only if it is pinned (qemuProcessSetupPid in libvirt). Guests whose cgroups it has not made are left out.
+func (h FS) GuestCgroups() ([]GuestCgroup, error) {
+	names, err := h.SubDirs(machineDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "list", Path: machineDir, Err: err}
+	}
+	var guests []GuestCgroup
+	for _, name := range names {
+		vcpus, err := h.SubDirs(machineDir + "/" + name + "/libvirt")
+		if err != nil || !isGuestScope(name) {
+			continue
+		}
+		g, known := GuestCgroup{Scope: name}, false
+		for _, v := range vcpus {
+			if !strings.HasPrefix(v, "vcpu") {
+				continue
+			}
+			known = true
+			if cpus, err := h.readList(machineDir + "/" + name + "/libvirt/" + v + "/cpuset.cpus"); err == nil {
+				g.Pinned = g.Pinned.Union(cpus)
+			}
+		}
+		if known {
+			guests = append(guests, g)
+		}
+	}
+	return guests, nil
 }
 
 // CgroupCPUs returns the file that limits a unit's CPUs in its cgroup, cpuset.cpus; "" if the host has no such file:

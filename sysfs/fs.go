@@ -191,6 +191,31 @@ func (h FS) LinkBase(name string) (string, error) {
 	return path.Base(target), nil
 }
 
+// ResolveLinks returns the path that a path leads to when every symbolic link in it is followed; what does not exist at the end
+// stays as it is named.
+func (h FS) ResolveLinks(name string) (string, error) {
+	const most = 40 // MAXSYMLINKS in the kernel
+	rest := strings.Split(strings.TrimPrefix(path.Clean(name), "/"), "/")
+	at := "/"
+	for links := 0; len(rest) > 0; {
+		at, rest = path.Join(at, rest[0]), rest[1:]
+		target, err := h.Readlink(at)
+		switch {
+		case err != nil:
+			continue // no link
+		case links == most:
+			return "", &Error{Op: "follow", Path: name, Err: syscall.ELOOP}
+		}
+		links++
+		if !path.IsAbs(target) {
+			target = path.Join(path.Dir(at), target)
+		}
+		rest = append(strings.Split(strings.TrimPrefix(path.Clean(target), "/"), "/"), rest...)
+		at = "/"
+	}
+	return at, nil
+}
+
 // Exists reports whether the name exists; a file that may not be looked at counts as absent.
 func (h FS) Exists(name string) bool {
 	_, err := h.Lstat(name)

@@ -21,6 +21,23 @@ func (h FS) MemoryNodes() (cpuset.Set, error) { return h.readList(nodeDir + "/ha
 // NodeCPUs returns the CPUs of a node, nodeN/cpulist.
 func (h FS) NodeCPUs(node int) (cpuset.Set, error) { return h.readList(nodePath(node) + "/cpulist") }
 
+// CPUNodes returns the CPUs of each node that has some, nodeN of has_cpu.
+func (h FS) CPUNodes() ([]cpuset.Set, error) {
+	ids, err := h.readList(nodeDir + "/has_cpu")
+	if err != nil {
+		return nil, err
+	}
+	var nodes []cpuset.Set
+	for id := range ids.All() {
+		cpus, err := h.NodeCPUs(id)
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, cpus)
+	}
+	return nodes, nil
+}
+
 // NodeMemory is what nodeN/meminfo says, in bytes.
 type NodeMemory struct {
 	Total, Free uint64

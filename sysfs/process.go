@@ -22,8 +22,15 @@ func (p Process) Alive(h FS) bool {
 type ProcessStat struct {
 	Comm   string
 	Parent int
+	Flags  uint64 // PF_* of include/linux/sched.h
 	Start  uint64 // clock ticks since boot
 }
+
+// Flags of a process.
+const (
+	flagKernelThread = 0x00200000 // PF_KTHREAD
+	flagBound        = 0x04000000 // PF_NO_SETAFFINITY: nobody moves it to other CPUs
+)
 
 // ProcessStat reads a process's stat.
 func (h FS) ProcessStat(pid int) (ProcessStat, error) {
@@ -46,11 +53,12 @@ func parseProcessStat(v string) (ProcessStat, error) {
 		return ProcessStat{}, errors.New("it has no process name")
 	}
 	f := strings.Fields(v[end+1:])
-	const state, ppid, starttime = 3, 4, 22 // numbered as in the kernel's table
+	const state, ppid, flags, starttime = 3, 4, 9, 22 // numbered as in the kernel's table
 	if len(f) <= starttime-state {
 		return ProcessStat{}, errors.New("it is too short")
 	}
 	parent, err1 := strconv.Atoi(f[ppid-state])
 	start, err2 := strconv.ParseUint(f[starttime-state], 10, 64)
-	return ProcessStat{v[open+1 : end], parent, start}, errors.Join(err1, err2)
+	bits, err3 := strconv.ParseUint(f[flags-state], 10, 64)
+	return ProcessStat{v[open+1 : end], parent, bits, start}, errors.Join(err1, err2, err3)
 }

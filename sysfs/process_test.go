@@ -18,9 +18,9 @@ func TestProcessStat(t *testing.T) {
 		want sysfs.ProcessStat
 		err  string
 	}{
-		{"7 (Xorg)" + rest + "98765 0 0\n", sysfs.ProcessStat{Comm: "Xorg", Parent: 4711, Start: 98765}, ""},
-		{"7 (a) (b c))" + rest + "1 0 0\n", sysfs.ProcessStat{Comm: "a) (b c)", Parent: 4711, Start: 1}, ""},
-		{"7 ()" + rest + "18446744073709551615", sysfs.ProcessStat{Parent: 4711, Start: 1<<64 - 1}, ""},
+		{"7 (Xorg)" + rest + "98765 0 0\n", sysfs.ProcessStat{Comm: "Xorg", Parent: 4711, Flags: 4194560, Start: 98765}, ""},
+		{"7 (a) (b c))" + rest + "1 0 0\n", sysfs.ProcessStat{Comm: "a) (b c)", Parent: 4711, Flags: 4194560, Start: 1}, ""},
+		{"7 ()" + rest + "18446744073709551615", sysfs.ProcessStat{Parent: 4711, Flags: 4194560, Start: 1<<64 - 1}, ""},
 		{"7 (short) S 1", sysfs.ProcessStat{}, "cannot read /proc/7/stat: it is too short"},
 		{"7 Xorg S 1", sysfs.ProcessStat{}, "cannot read /proc/7/stat: it has no process name"},
 		{"7 )Xorg( S 1", sysfs.ProcessStat{}, "cannot read /proc/7/stat: it has no process name"},

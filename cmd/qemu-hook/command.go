@@ -287,7 +287,7 @@ func runPlan(o options, args []string) error {
 }
 
 func runCheck(o options, args []string) error {
-	_, p, err := planOf(o, args)
+	h, p, err := planOf(o, args)
 	if err != nil {
 		return err
 	}
@@ -300,6 +300,9 @@ func runCheck(o options, args []string) error {
 	if len(p.Refusals) > 0 {
 		hintf("%s would not start; qemu-hook plan shows the rest", p.Guest.Name)
 		return errSaid
+	}
+	for _, a := range p.Advice(context.Background(), h) {
+		out("advice: %s", a)
 	}
 	out("%s: nothing is in the way", p.Guest.Name)
 	return nil

@@ -151,7 +151,11 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 		case "release":
 			return release.Run(ctx, h, uuid, name, by.ByHand)
 		case "started":
-			return h.MarkStarted(uuid, name)
+			err := h.Started(ctx, uuid, name)
+			if h.Config.CPUs.ConfineGuests && n.Pinned.Empty() {
+				err = errors.Join(err, h.Confine(ctx, uuid, name))
+			}
+			return err
 		case "reconnect":
 			return h.Reconnect(ctx, uuid, name)
 		}

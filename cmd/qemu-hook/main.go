@@ -37,8 +37,15 @@ func run(args []string) int {
 	if ev, ok := hook.ParseEvent(rest, commandNames()); ok && opts.root != "" {
 		return handleEvent(opts, ev)
 	}
-	if len(rest) > 0 && rest[0] == hook.WorkerCommand {
-		return runWorker(rest[1:])
+	if len(rest) > 0 {
+		switch rest[0] {
+		case hook.WorkerCommand:
+			return runWorker(rest[1:])
+		case hook.AttendCommand:
+			return runAttend(opts, rest[1:])
+		case hook.InhibitCommand:
+			return runInhibit(opts, rest[1:])
+		}
 	}
 	return runCommand(opts, rest)
 }

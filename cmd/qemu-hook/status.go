@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -22,8 +23,11 @@ type statusReport struct {
 	// Console is what was taken of the host's console.
 	Console []string `json:"console"`
 	// Ports are PCI ports that are kept awake.
-	Ports    []string      `json:"ports"`
-	Refusals []pastRefusal `json:"refusals"`
+	Ports []string `json:"ports"`
+	// Settings are files of the kernel's that guests have set, Moved what was moved off their CPUs.
+	Settings []settingStatus `json:"settings"`
+	Moved    movedStatus     `json:"moved"`
+	Refusals []pastRefusal   `json:"refusals"`
 	// Drifted is what somebody else changed since.
 	Drifted []string `json:"drifted"`
 	// Problems are records that could not be read.
@@ -57,6 +61,18 @@ type poolStatus struct {
 	Owed uint64 `json:"owed"`
 }
 
+type settingStatus struct {
+	File     string `json:"file"`
+	Baseline string `json:"baseline"`
+	Settled  string `json:"settled"`
+}
+
+// movedStatus is how many masks are not as they were.
+type movedStatus struct {
+	Interrupts int `json:"interrupts"`
+	KernelWork int `json:"kernel_work"`
+}
+
 type pastRefusal struct {
 	UUID string `json:"uuid"`
 	hook.PastRefusal
@@ -87,7 +103,7 @@ func runStatus(o options, args []string) error {
 func gatherStatus(h *hook.Host) *statusReport {
 	s := &statusReport{
 		Guests: []guestStatus{}, HostCPUs: []unitStatus{}, Pools: []poolStatus{},
-		Stopped: []string{}, Console: []string{}, Ports: []string{},
+		Stopped: []string{}, Console: []string{}, Ports: []string{}, Settings: []settingStatus{},
 		Refusals: []pastRefusal{}, Drifted: []string{}, Problems: []string{},
 	}
 	uuids, err := h.State.Guests()
@@ -117,6 +133,12 @@ func gatherStatus(h *hook.Host) *statusReport {
 		}
 	}
 	slices.Sort(s.Problems)
+	s.Drifted = append(s.Drifted, h.Drifted()...)
+	for _, file := range slices.Sorted(maps.Keys(h.Ledger.Settings)) {
+		b := h.Ledger.Settings[file]
+		s.Settings = append(s.Settings, settingStatus{file, b.Was, b.Now})
+	}
+	s.Moved = movedStatus{len(h.Ledger.Interrupts), len(h.Ledger.KernelWork)}
 	s.Stopped = append(s.Stopped, h.Ledger.Stopped...)
 	if c := h.Ledger.Console; c != nil {
 		s.Console = append(s.Console, c.Consoles...)
@@ -212,6 +234,12 @@ func (s *statusReport) print() {
 	}
 	for _, u := range s.HostCPUs {
 		out("%s: CPUs %s, before %s", u.Unit, orAll(u.Now), orAll(u.Baseline))
+	}
+	for _, f := range s.Settings {
+		out("%s: %s, before %s", f.File, f.Settled, f.Baseline)
+	}
+	if s.Moved != (movedStatus{}) {
+		out("moved off guests' CPUs: %d interrupts, %d masks and threads of the kernel's", s.Moved.Interrupts, s.Moved.KernelWork)
 	}
 	if len(s.Stopped) > 0 {
 		out("stopped, to be started again: %s", strings.Join(s.Stopped, ", "))

@@ -552,7 +552,7 @@ func TestReleaseKilledUnderADaemon(t *testing.T) {
 		r := base.clone()
 		if err := r.locked(func(h *hook.Host) error {
 			_, err := prepare.Run(context.Background(), h, n, hook.Caller{Owner: owner})
-			return errors.Join(err, h.MarkStarted(n.Guest.UUID, n.Guest.Name))
+			return errors.Join(err, h.Started(context.Background(), n.Guest.UUID, n.Guest.Name))
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -110,7 +110,7 @@ func TestPagesInUse(t *testing.T) {
 		if err := r.model.UsePages(2048, 1, pages); err != nil {
 			t.Fatalf("QEMU of %s finds no pages: %v", g.Guest.Name, err)
 		}
-		if err := r.locked(func(h *hook.Host) error { return h.MarkStarted(g.Guest.UUID, g.Guest.Name) }); err != nil {
+		if err := r.locked(func(h *hook.Host) error { return h.Started(context.Background(), g.Guest.UUID, g.Guest.Name) }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -225,7 +225,7 @@ func TestPrepareAfterLostRelease(t *testing.T) {
 	if err := r.prepare(g); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.locked(func(h *hook.Host) error { return h.MarkStarted(g.Guest.UUID, "") }); err != nil {
+	if err := r.locked(func(h *hook.Host) error { return h.Started(context.Background(), g.Guest.UUID, "") }); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.prepare(g); err != nil {

@@ -21,7 +21,7 @@ func (hugepagesStep) Name() string { return "hugepages" }
 func (hugepagesStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Proposal, error) {
 	var p hook.Proposal
 	if len(n.Memory) == 0 {
-		return p, nil
+		return p, planCompaction(h, n, &p)
 	}
 	requests, err := pageRequests(h, n, &p)
 	if err != nil || len(p.Refusals) > 0 {
@@ -38,6 +38,27 @@ func (hugepagesStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hoo
 	}
 	b.describe(&p)
 	return p, warnUnmounted(h, requests, &p)
+}
+
+// planCompaction compacts memory for a guest that has none in huge pages of its own, where the configuration says so.
+func planCompaction(h *hook.Host, n *domain.Needs, p *hook.Proposal) error {
+	if h.Config.Compact != hook.Always || !isQuiet(h, n) {
+		return nil
+	}
+	if h.ModuleLoaded("zfs") {
+		p.Note("memory is not compacted: ZFS is loaded, which has made kernels crash then (openzfs/zfs issue 15140)")
+		return nil
+	}
+	nodes, err := h.NodesOf(n.Pinned)
+	if err == nil && nodes.Empty() {
+		nodes, err = h.MemoryNodes()
+	}
+	if err != nil {
+		return err
+	}
+	p.Compact = slices.Collect(nodes.All())
+	p.Line("memory of node %s is compacted, for transparent huge pages", nodes)
+	return nil
 }
 
 // A pageRequest is a number of pages of one size and where they may be.

@@ -15,7 +15,10 @@ import (
 // Steps returns the steps in the order in which they act. What is stopped gives its memory back, so that comes first; then
 // the memory, which is what most likely falls short.
 func Steps() []hook.Step {
-	return []hook.Step{quiesceStep{}, hugepagesStep{}, cpusStep{}, pciStep{}, shmStep{}}
+	return []hook.Step{
+		quiesceStep{}, hugepagesStep{}, cpusStep{}, interruptsStep{}, kernelStep{}, frequencyStep{}, tunablesStep{}, pciStep{}, shmStep{},
+		inhibitStep{},
+	}
 }
 
 // A Plan is what preparing a guest would do.
@@ -26,16 +29,20 @@ type Plan struct {
 	Changes  []hook.Change
 	Warnings []string
 	Refusals []string
-	// Brief, Frees and Unseen are as in a proposal.
+	// Compact, Brief, Frees and Unseen are as in a proposal.
+	Compact       []int
 	Brief         []string
 	Frees, Unseen bool
 
 	quiet bool // what is to be stopped is stopped
+	needs *domain.Needs
 }
 
 // stops reports whether the plan stops anything that has memory.
 func (p *Plan) stops() bool {
-	large := func(unit string) bool { return !slices.Contains(hook.NVIDIAServices(), unit) }
+	large := func(unit string) bool {
+		return !slices.Contains(hook.NVIDIAServices(), unit) && unit != hook.IRQBalanceUnit
+	}
 	return !p.quiet && (p.Frees || slices.ContainsFunc(p.Claim.Units, large))
 }
 
@@ -53,7 +60,7 @@ func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) 
 
 // newPlan plans; quiet says that what is to be stopped is stopped.
 func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*Plan, error) {
-	p := &Plan{Guest: n.Guest, quiet: quiet}
+	p := &Plan{Guest: n.Guest, quiet: quiet, needs: n}
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
@@ -92,6 +99,7 @@ func (p *Plan) add(name string, proposal hook.Proposal, recorded []hook.Change, 
 	}
 	p.Steps = append(p.Steps, step)
 	p.Claim.Add(proposal.Claim)
+	p.Compact = append(p.Compact, proposal.Compact...)
 	p.Brief = append(p.Brief, proposal.Brief...)
 	p.Frees, p.Unseen = p.Frees || proposal.Frees, p.Unseen || proposal.Unseen
 	p.Changes = append(p.Changes, proposal.Changes...)
@@ -282,20 +290,72 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := h.GrowPools(ctx, uuid); err != nil {
 		return nil, err
 	}
-	if err := h.SettleCPUs(ctx, h.Config.CPUs.Units...); err != nil {
-		// The guest runs without it, only less smoothly.
-		if slices.Contains(h.Config.Required, cpusStep{}.Name()) {
-			return nil, err
-		}
+	if err := compact(ctx, h, plan.Compact); err != nil {
 		warnings = append(warnings, err.Error())
 	}
+	// Once the guest's functions have left their drivers, those have no interrupts to move.
 	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
 		return warnings, err
 	}
 	if err := verifyGroups(h, n); err != nil {
 		return warnings, err
 	}
+	more, err := quieten(ctx, h)
+	if warnings = append(warnings, more...); err != nil {
+		return warnings, err
+	}
 	return warnings, letRun(ctx, h, guest, plan.Brief)
+}
+
+// quieten keeps the host off the guest's CPUs, in every way that is claimed. A guest runs without that, only less smoothly:
+// what fails is a warning, unless the configuration requires the step.
+func quieten(ctx context.Context, h *hook.Host) (warnings []string, err error) {
+	for _, part := range []struct {
+		step   hook.Step
+		settle func(context.Context) error
+	}{
+		{cpusStep{}, func(ctx context.Context) error { return settleCPUs(ctx, h) }},
+		{interruptsStep{}, h.SettleIRQBalance},
+		{interruptsStep{}, h.SettleInterrupts},
+		{kernelStep{}, h.SettleKernelWork},
+		{frequencyStep{}, h.SettleFrequency},
+		{tunablesStep{}, h.SettleTunables},
+	} {
+		err := part.settle(ctx)
+		switch {
+		case err == nil:
+		case context.Cause(ctx) != nil || slices.Contains(h.Config.Required, part.step.Name()):
+			return warnings, err
+		default:
+			warnings = append(warnings, err.Error())
+		}
+	}
+	return warnings, nil
+}
+
+// settleCPUs keeps the host's slices off the guest's CPUs, and guests that are pinned nowhere if the configuration says so.
+func settleCPUs(ctx context.Context, h *hook.Host) error {
+	units := slices.Clone(h.Config.CPUs.Units)
+	if h.Config.CPUs.ConfineGuests {
+		scopes, err := h.Unpinned()
+		if err != nil {
+			return err
+		}
+		units = append(units, scopes...)
+	}
+	return h.SettleCPUs(ctx, units...)
+}
+
+// compact makes the free memory of nodes contiguous, for the kernel to find transparent huge pages in.
+func compact(ctx context.Context, h *hook.Host, nodes []int) error {
+	var errs error
+	for _, node := range nodes {
+		if err := context.Cause(ctx); err != nil {
+			return errors.Join(errs, err)
+		}
+		errs = errors.Join(errs, h.CompactNode(node))
+	}
+	return errs
 }
 
 // claimPages claims the guest's memory anew, now that what was stopped has given back its own.

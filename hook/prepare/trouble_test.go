@@ -282,7 +282,7 @@ func TestDaemonOwesARelease(t *testing.T) {
 	if all := recoverNamed(); len(all) != 1 || !strings.Contains(all[0].Kept, "still owes it a release") {
 		t.Errorf("while the guest may be starting: %+v", all)
 	}
-	if err := r.locked(func(h *hook.Host) error { return h.MarkStarted(n.Guest.UUID, "") }); err != nil {
+	if err := r.locked(func(h *hook.Host) error { return h.Started(context.Background(), n.Guest.UUID, "") }); err != nil {
 		t.Fatal(err)
 	}
 	if all := recoverNamed(); len(all) != 1 || all[0].Kept != "" || all[0].Err != nil {

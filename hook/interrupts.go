@@ -1,0 +1,140 @@
+package hook
+
+import (
+	"context"
+	"errors"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/sysfs"
+)
+
+// SettleInterrupts keeps the host's interrupts off the CPUs that guests claim to be free of them, those that will be
+// registered later included, and has guests' own interrupts go to their CPUs; when nobody claims that any more, all of
+// them go back to where they were.
+//
+// An interrupt that was registered meanwhile has its CPUs from the narrowed default: it goes to where it would have been.
+func (h *Host) SettleInterrupts(ctx context.Context) error {
+	claimed := h.Ledger.Claims("").Interrupts
+	if claimed.Empty() && len(h.Ledger.Interrupts) == 0 {
+		return nil
+	}
+	s, err := h.newSettling(&h.Ledger.Interrupts, claimed)
+	if err != nil {
+		return err
+	}
+	irqs, err := h.Interrupts()
+	if err != nil {
+		return err
+	}
+	own, err := h.guestInterrupts()
+	if err != nil {
+		return err
+	}
+	s.some = true
+	before := defaults{}
+	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
+		before = defaults{was: m.Was, now: m.Now, had: m.Had}
+	}
+	s.look(sysfs.DefaultInterruptCPUs)
+	after := before
+	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
+		after = defaults{was: m.Was, now: m.Now}
+	}
+	if before.known() || after.known() {
+		if err := s.readNodes(); err != nil {
+			return err
+		}
+	}
+	s.inherit = func(now cpuset.Set) (cpuset.Set, bool) { return before.inherited(now, s.nodes) }
+	s.keep = func(now cpuset.Set) bool {
+		_, ok := after.inherited(now, s.nodes)
+		return ok && !claimed.Empty()
+	}
+	there := map[string]bool{sysfs.DefaultInterruptCPUs: true}
+	for _, irq := range irqs {
+		if own[irq].Empty() {
+			key := sysfs.InterruptCPUs(irq)
+			there[key] = true
+			s.look(key)
+		}
+	}
+	for key := range s.masks {
+		if !there[key] {
+			s.forget(key) // its device has gone, or is a guest's now
+		}
+	}
+	moving := len(s.writes)
+	err = s.settle(ctx)
+	s.logLeft("interrupts")
+	if moving > 0 {
+		h.Logf(Info, "%d interrupts moved; %d stay, as the kernel moves those by itself or not at all", moving-s.refused, s.refused)
+	}
+	return errors.Join(err, h.steer(own))
+}
+
+// defaults is what interrupts are given when they are registered: before the first claim, and now.
+type defaults struct{ was, now, had cpuset.Set }
+
+func (d defaults) known() bool { return !d.now.Empty() }
+
+// inherited returns what an interrupt with this mask would have, if the default had not been narrowed when it was
+// registered. Of the default an interrupt gets the CPUs of its device's NUMA node, if there are any among them
+// (irq_setup_affinity in kernel/irq/manage.c).
+func (d defaults) inherited(mask cpuset.Set, nodes []cpuset.Set) (was cpuset.Set, ok bool) {
+	for _, now := range []cpuset.Set{d.now, d.had} {
+		switch {
+		case now.Empty() || now.Equal(d.was) || !mask.Minus(now).Empty():
+		case mask.Equal(now):
+			return d.was, true
+		default:
+			for _, node := range nodes {
+				if mask.Equal(now.Intersect(node)) {
+					return d.was.Intersect(node), true
+				}
+			}
+		}
+	}
+	return cpuset.Set{}, false
+}
+
+// guestInterrupts returns the interrupts of functions that guests have, with the CPUs to which each is to go: those of
+// the guest's that the host's interrupts are kept off.
+func (h *Host) guestInterrupts() (map[int]cpuset.Set, error) {
+	own := map[int]cpuset.Set{}
+	for _, g := range h.Ledger.Guests {
+		if g.Claim.Interrupts.Empty() {
+			continue
+		}
+		for _, address := range g.Claim.PCI {
+			if vfio, err := h.IsVFIO(address); err != nil {
+				return nil, err
+			} else if !vfio {
+				continue
+			}
+			irqs, err := h.MSIInterrupts(address)
+			if err != nil {
+				return nil, err
+			}
+			for _, irq := range irqs {
+				own[irq] = g.Claim.Interrupts
+			}
+		}
+	}
+	return own, nil
+}
+
+// steer has guests' interrupts go to their CPUs. Nothing of it needs to be put back: they are gone with the guest.
+func (h *Host) steer(own map[int]cpuset.Set) error {
+	var errs error
+	for irq, cpus := range own {
+		key := sysfs.InterruptCPUs(irq)
+		now, err := h.ReadCPUs(key)
+		if err == nil && !now.Equal(cpus) {
+			err = h.WriteCPUs(key, cpus)
+		}
+		if err != nil && !vanished(err) && !immovable(err) {
+			errs = errors.Join(errs, err)
+		}
+	}
+	return errs
+}

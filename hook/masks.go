@@ -1,0 +1,314 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"qemu-hook/cpuset"
+	"qemu-hook/sysfs"
+)
+
+// A Mask is the set of CPUs on which something of the host's runs that claims have moved: an interrupt, a workqueue, a
+// thread of the kernel's.
+type Mask struct {
+	// Was is the set before the first claim that moved it.
+	Was cpuset.Set `json:"was"`
+	// Now is what it was given last, or is being given; Had what it had before that.
+	Now cpuset.Set `json:"now"`
+	Had cpuset.Set `json:"had,omitzero"`
+}
+
+// threadKey is a kernel thread's key among the masks; all other keys are paths. threadOf is its reverse.
+func threadKey(p sysfs.Process) string { return fmt.Sprintf("thread %d %d", p.PID, p.Start) }
+
+func threadOf(key string) (p sysfs.Process, ok bool) {
+	rest, ok := strings.CutPrefix(key, "thread ")
+	if !ok {
+		return p, false
+	}
+	pid, start, _ := strings.Cut(rest, " ")
+	var err1, err2 error
+	p.PID, err1 = strconv.Atoi(pid)
+	p.Start, err2 = strconv.ParseUint(start, 10, 64)
+	return p, err1 == nil && err2 == nil
+}
+
+func (h *Host) readMask(key string) (cpuset.Set, error) {
+	if p, ok := threadOf(key); ok {
+		if !p.Alive(h.FS) {
+			return cpuset.Set{}, syscall.ESRCH
+		}
+		return h.ThreadCPUs(p)
+	}
+	return h.ReadCPUs(key)
+}
+
+func (h *Host) writeMask(key string, cpus cpuset.Set) error {
+	if p, ok := threadOf(key); ok {
+		if err := h.SetAffinity(p.PID, p.Start, cpus); err != nil {
+			return fmt.Errorf("cannot move the kernel's thread %d to CPUs %s: %w", p.PID, cpus, err)
+		}
+		return nil
+	}
+	return h.WriteCPUs(key, cpus)
+}
+
+// A settling brings masks of one kind to where the claims want them. All are looked at first, then the ledger is
+// written, then the masks: each is read once, and written only if it is not as it should be.
+type settling struct {
+	h       *Host
+	masks   map[string]*Mask // of the ledger
+	claimed cpuset.Set       // what the host's work is to be kept off; empty when all goes back
+	host    cpuset.Set       // what the host keeps
+	online  cpuset.Set
+	nodes   []cpuset.Set // CPUs of each NUMA node, read when first needed
+	// inherit says what a mask would be that nobody has seen before, if no claim had been there when it was made. keep says
+	// that one which needs no move must be remembered all the same, as it could be taken for such a one later.
+	inherit func(now cpuset.Set) (was cpuset.Set, ok bool)
+	keep    func(now cpuset.Set) bool
+	// some says that the kernel moves some of them by itself, or not at all.
+	some bool
+
+	changed bool // the ledger
+	writes  []string
+	left    []string // what somebody else has set meanwhile
+	refused int      // what the kernel moves itself, or nowhere
+	errs    error
+}
+
+func (h *Host) newSettling(masks *map[string]*Mask, claimed cpuset.Set) (*settling, error) {
+	if *masks == nil {
+		*masks = map[string]*Mask{}
+	}
+	s := &settling{h: h, masks: *masks, claimed: claimed}
+	var err error
+	if s.online, err = h.OnlineCPUs(); err == nil {
+		s.host, err = h.HostCPUs(claimed)
+	}
+	if err == nil && s.host.Intersect(s.online).Empty() {
+		err = fmt.Errorf("cannot keep the host's work off CPUs %s: none would be left for it", claimed)
+	}
+	return s, err
+}
+
+// look decides about one mask.
+func (s *settling) look(key string) {
+	now, err := s.h.readMask(key)
+	m := s.masks[key]
+	switch {
+	case vanished(err):
+		if m != nil {
+			s.forget(key)
+		}
+		return
+	case err != nil:
+		s.errs = errors.Join(s.errs, err)
+		return
+	}
+	was := now
+	switch {
+	case m != nil && s.drifted(m, now):
+		s.left = append(s.left, key)
+		if s.claimed.Empty() {
+			s.forget(key)
+		}
+		return
+	case m != nil:
+		was = m.Was
+	case s.inherit != nil:
+		if v, ok := s.inherit(now); ok {
+			was = v
+		}
+	}
+	want, err := s.want(was)
+	if err != nil {
+		s.errs = errors.Join(s.errs, err)
+		return
+	}
+	right := s.same(key, now, want)
+	switch {
+	case right && want.Equal(was):
+		if keep := s.keep != nil && s.keep(now); m != nil && !keep {
+			s.forget(key)
+		} else if m == nil && keep {
+			s.masks[key], s.changed = &Mask{Was: was, Now: now}, true
+		}
+	case m == nil:
+		s.masks[key], s.changed = &Mask{Was: was, Now: want, Had: now}, true
+	case !m.Now.Equal(want):
+		m.Had, m.Now, s.changed = now, want, true
+	}
+	if !right {
+		s.writes = append(s.writes, key)
+	}
+}
+
+// same compares masks. Of a thread's older kernels keep the CPUs that are on line only (cpuset_cpus_allowed in
+// kernel/cgroup/cpuset.c).
+func (s *settling) same(key string, a, b cpuset.Set) bool {
+	if _, ok := threadOf(key); ok {
+		return a.Intersect(s.online).Equal(b.Intersect(s.online))
+	}
+	return a.Equal(b)
+}
+
+// vanished reports whether an error says that the file or thread is not there any more.
+func vanished(err error) bool {
+	return err != nil && (gone(err) == nil || errors.Is(err, syscall.ESRCH))
+}
+
+// immovable reports whether an error says that nobody may move an interrupt: it is managed by the kernel, or bound to a
+// CPU (write_irq_affinity in kernel/irq/proc.c: EIO, EPERM in newer kernels).
+func immovable(err error) bool {
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EPERM)
+}
+
+func (s *settling) forget(key string) {
+	delete(s.masks, key)
+	s.changed = true
+}
+
+// want is where the claims leave what was there before: of its own CPUs those that no guest has; if none is left, the
+// host's on the same NUMA nodes, else all of the host's.
+func (s *settling) want(was cpuset.Set) (cpuset.Set, error) {
+	if s.claimed.Empty() {
+		if was.Intersect(s.online).Empty() {
+			return s.host, nil // all it had are off line
+		}
+		return was, nil
+	}
+	left := was.Minus(s.claimed)
+	if left.Equal(was) || !left.Intersect(s.online).Empty() {
+		return left, nil
+	}
+	if err := s.readNodes(); err != nil {
+		return cpuset.Set{}, err
+	}
+	var near cpuset.Set
+	for _, node := range s.nodes {
+		if !node.Intersect(was).Empty() {
+			near = near.Union(node)
+		}
+	}
+	if near = near.Intersect(s.host); !near.Empty() {
+		return near, nil
+	}
+	return s.host, nil
+}
+
+func (s *settling) readNodes() error {
+	if s.nodes != nil {
+		return nil
+	}
+	nodes, err := s.h.CPUNodes()
+	if err != nil {
+		return err
+	}
+	s.nodes = nodes
+	return nil
+}
+
+// drifted reports whether a mask is none that it had before or was given. CPUs that are off line say nothing: some
+// files leave them out.
+func (s *settling) drifted(m *Mask, now cpuset.Set) bool {
+	same := func(set cpuset.Set) bool {
+		if now.Equal(set) {
+			return true
+		}
+		set = set.Intersect(s.online)
+		here := now.Intersect(s.online)
+		if set.Empty() || here.Equal(set) {
+			// When the last of its CPUs goes off line the kernel moves an interrupt to all that are left.
+			return true
+		}
+		return here.Intersect(set).Empty() && s.online.Minus(here).Equal(set)
+	}
+	return !same(m.Was) && !same(m.Now) && (m.Had.Empty() || !same(m.Had))
+}
+
+// settle writes what look has decided. What the kernel does not let anybody move is counted, and is no error.
+func (s *settling) settle(ctx context.Context) error {
+	if s.changed {
+		if err := s.h.SaveLedger(); err != nil {
+			return errors.Join(s.errs, err)
+		}
+	}
+	changed := false
+	for _, key := range s.writes {
+		if err := context.Cause(ctx); err != nil {
+			s.errs = errors.Join(s.errs, fmt.Errorf("interrupted before %s: %w", key, err))
+			break
+		}
+		m := s.masks[key]
+		err := s.h.writeMask(key, m.Now)
+		switch {
+		case err == nil:
+			// Back where it was, unless it has to be told from new ones.
+			if m.Now.Equal(m.Was) && (s.claimed.Empty() || s.keep == nil || !s.keep(m.Now)) {
+				delete(s.masks, key)
+				changed = true
+			}
+			continue
+		case s.some && immovable(err) && !m.Now.Equal(m.Was), errors.Is(err, syscall.EOPNOTSUPP):
+			// EOPNOTSUPP: threads are those of the running host, whatever root this one has.
+			s.refused++
+		case vanished(err):
+			delete(s.masks, key)
+			changed = true
+			continue
+		default:
+			s.errs = errors.Join(s.errs, err)
+		}
+		// It is where it was before this write.
+		changed = true
+		if m.Had.Equal(m.Was) || m.Had.Empty() {
+			delete(s.masks, key)
+		} else {
+			m.Now = m.Had
+		}
+	}
+	if changed {
+		s.errs = errors.Join(s.errs, s.h.SaveLedger())
+	}
+	return s.errs
+}
+
+// logLeft says how many masks were left to whoever set them meanwhile.
+func (s *settling) logLeft(what string) {
+	if n := len(s.left); n > 0 {
+		severity := Warning
+		if s.h.Ledger.Banned != nil {
+			severity = Info // irqbalance moves them all the time
+		}
+		s.h.Logf(severity, "%d %s were set by somebody else meanwhile and are left as they are; the first is %s", n, what, s.left[0])
+	}
+}
+
+// Drifted says which masks and settings somebody else has changed since claims set them, for people.
+func (h *Host) Drifted() []string {
+	var all []string
+	online, err := h.OnlineCPUs()
+	if err != nil {
+		return nil
+	}
+	s := settling{online: online}
+	for _, masks := range []map[string]*Mask{h.Ledger.Interrupts, h.Ledger.KernelWork} {
+		for _, key := range sortedKeys(masks) {
+			m := masks[key]
+			if now, err := h.readMask(key); err == nil && s.drifted(m, now) {
+				all = append(all, fmt.Sprintf("%s: %s instead of %s", key, now, m.Now))
+			}
+		}
+	}
+	for _, file := range sortedKeys(h.Ledger.Settings) {
+		b := h.Ledger.Settings[file]
+		if now, err := h.ReadSetting(file); err == nil && b.drifted(now) {
+			all = append(all, fmt.Sprintf("%s: %q instead of %q", file, now, b.Now))
+		}
+	}
+	return all
+}

@@ -1,0 +1,31 @@
+package prepare
+
+import (
+	"context"
+	"strings"
+
+	"qemu-hook/domain"
+	"qemu-hook/hook"
+)
+
+// inhibitStep keeps the host from going to sleep under the guest: a card does not live through that in a guest's hands.
+type inhibitStep struct{}
+
+func (inhibitStep) Name() string { return "inhibit" }
+
+func (inhibitStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Proposal, error) {
+	var p hook.Proposal
+	var what []string
+	switch list := h.Config.Inhibit; {
+	case list != nil:
+		what = *list
+	case len(n.PCI) > 0:
+		what = []string{"sleep"}
+	}
+	if len(what) == 0 || !h.Exists("/run/systemd/system") {
+		return p, nil
+	}
+	p.Claim.Inhibit = what
+	p.Line("the host is kept from %s once the guest runs", strings.Join(what, " and "))
+	return p, nil
+}
