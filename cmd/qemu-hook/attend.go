@@ -18,8 +18,14 @@ func runAttend(o options, args []string) int {
 	if len(args) != 1 {
 		return fail(usageError("attend is started by the hook itself, it is no command for people"))
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	for _, pause := range hook.Looks() {
-		time.Sleep(pause)
+		select {
+		case <-ctx.Done():
+			return 0
+		case <-time.After(pause):
+		}
 		if there, err := attend(o, args[0]); err != nil {
 			return fail(err)
 		} else if !there {
