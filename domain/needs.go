@@ -16,10 +16,12 @@ type Needs struct {
 	// LibvirtPCI are the addresses that libvirt detaches by itself (<interface type='hostdev'>, <disk type='nvme'>).
 	LibvirtPCI []string
 
-	VCPUs     cpuset.Set // all vcpus: their pin, else <vcpu cpuset>
-	Pinned    cpuset.Set // only the <vcpupin>s of vcpus that exist
-	Emulator  cpuset.Set // <emulatorpin>, else <vcpu cpuset>
-	IOThreads cpuset.Set // union of the <iothreadpin>s
+	VCPUs  cpuset.Set // all vcpus: their pin, else <vcpu cpuset>
+	Pinned cpuset.Set // only the <vcpupin>s of vcpus that exist
+	// SharedPins says that a CPU is among the pins of more than one vcpu.
+	SharedPins bool       `json:",omitempty"`
+	Emulator   cpuset.Set // <emulatorpin>, else <vcpu cpuset>
+	IOThreads  cpuset.Set // union of the <iothreadpin>s
 
 	Memory []Backend
 	Shm    []File

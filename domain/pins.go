@@ -56,6 +56,7 @@ func (p *pins) resolve(vcpu *libvirtxml.DomainVCPU, n *Needs) error {
 		if err != nil {
 			return fmt.Errorf("<vcpupin vcpu='%d'>: %w", pin.VCPU, err)
 		}
+		n.SharedPins = n.SharedPins || !n.Pinned.Intersect(set).Empty()
 		n.Pinned = n.Pinned.Union(set)
 		seen[pin.VCPU] = true
 	}

@@ -98,6 +98,15 @@ func (h *Host) stopAttendants(ctx context.Context, uuid string, g *Guest) error 
 
 // guestScope returns the scope that the guest's QEMU runs in; "" if it is in none, or not to be seen.
 func (h *Host) guestScope(uuid, name string) (string, error) {
+	cgroup, err := h.guestCgroup(uuid, name)
+	if cgroup == "" {
+		return "", err
+	}
+	return path.Base(cgroup), err
+}
+
+// guestCgroup returns the path of that scope's cgroup, from the hierarchy's root.
+func (h *Host) guestCgroup(uuid, name string) (string, error) {
 	pid, err := h.qemu(uuid, name)
 	if err != nil || pid == 0 {
 		return "", err
@@ -106,15 +115,13 @@ func (h *Host) guestScope(uuid, name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return scopeIn(v), nil
-}
-
-// scopeIn returns the innermost scope of a cgroup's path.
-func scopeIn(cgroup string) string {
-	for dir := strings.TrimSpace(cgroup); dir != "/" && dir != "."; dir = path.Dir(dir) {
+	// 0::/machine.slice/machine-qemu\x2d1\x2dwin11.scope/libvirt/emulator
+	_, dir, _ := strings.Cut(v, "0::")
+	dir, _, _ = strings.Cut(dir, "\n")
+	for ; len(dir) > 1; dir = path.Dir(dir) {
 		if strings.HasSuffix(dir, ".scope") {
-			return path.Base(dir)
+			return dir, nil
 		}
 	}
-	return ""
+	return "", nil
 }

@@ -47,6 +47,7 @@ type ConfigCPUs struct {
 	Overlap       Overlap
 	SplitCore     SplitCore
 	ConfineGuests bool
+	Partition     bool
 	IRQBalance    IRQBalanceMode
 	// Of the guest's CPUs; "" to leave them as they are:
 	Governor, EPP, ResumeLatency string

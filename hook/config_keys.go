@@ -172,6 +172,10 @@ func configKeys() []configKey {
 			configBool(func(c *Config) *bool { return &c.CPUs.ConfineGuests }), "", nil,
 		},
 		{
+			"cpus.partition", false, "whether the CPUs of each of the guest's vCPUs become an isolated partition (cpuset) while it runs; takes Linux 6.7 and vCPUs that share none",
+			configBool(func(c *Config) *bool { return &c.CPUs.Partition }), "", nil,
+		},
+		{
 			"cpus.irqbalance", string(IRQBalanceBan), `what happens to irqbalance, where it runs: "ban" (it is told to leave the guest's CPUs alone), "stop" ` +
 				`(irqbalance.service does not run meanwhile) or "ignore"`,
 			configEnum(func(c *Config) *IRQBalanceMode { return &c.CPUs.IRQBalance }, IRQBalanceBan, IRQBalanceStop, IRQBalanceIgnore), "", nil,

@@ -98,6 +98,7 @@ cpus.min_host = 2
 cpus.overlap = "refuse"
 cpus.split_core = "ignore"
 cpus.confine_guests = true
+cpus.partition = true
 cpus.irqbalance = "stop"
 cpus.governor = "performance"
 cpus.epp = "balance_performance"
@@ -159,7 +160,7 @@ user = "bob"
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
 			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},
-			Overlap: OverlapRefuse, SplitCore: SplitCoreIgnore, ConfineGuests: true, IRQBalance: IRQBalanceStop,
+			Overlap: OverlapRefuse, SplitCore: SplitCoreIgnore, ConfineGuests: true, Partition: true, IRQBalance: IRQBalanceStop,
 			Governor: "performance", EPP: "balance_performance", ResumeLatency: "n/a",
 		},
 		Hugepages: ConfigHugepages{16, 512 << 20, 2 * time.Minute, Always, Never, 1},
@@ -217,7 +218,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"Enabled = true", ":1: Enabled: no such key; did you mean enabled?"},
 		{"\n[hugepage]\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"\n[hugepage.x]\n\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
-		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units, overlap, split_core, confine_guests, irqbalance, governor, epp, resume_latency"},
+		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units, overlap, split_core, confine_guests, partition, irqbalance, governor, epp, resume_latency"},
 		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, memory, tunables, inhibit, services, session, gpu, pci, looking_glass, shm"},
 		{"shm.x.zzzzzz = 1", ":1: shm.x.zzzzzz: no such key; known here are user, group, mode"},
 		{"\n\"a\\nb\" = 1", `:2: "a?b": no such key`},

@@ -9,7 +9,7 @@ import (
 // tried, whatever fails.
 func (h *Host) Settle(ctx context.Context) error {
 	return errors.Join(
-		h.SettleCPUs(ctx), h.SettleInterrupts(ctx), h.SettleIRQBalance(ctx), h.SettleKernelWork(ctx), h.SettleFrequency(ctx),
+		h.SettlePartitions(), h.SettleCPUs(ctx), h.SettleInterrupts(ctx), h.SettleIRQBalance(ctx), h.SettleKernelWork(ctx), h.SettleFrequency(ctx),
 		h.SettleTunables(ctx), h.SettleHugepages(), h.SettlePorts(), h.SettleConsole(ctx), h.SettleUnits(ctx),
 	)
 }

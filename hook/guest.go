@@ -121,7 +121,7 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 			return err
 		}
 	}
-	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startAttendants(ctx, uuid, g))
+	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
 }
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,

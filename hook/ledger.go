@@ -31,6 +31,8 @@ type Ledger struct {
 	// thread.
 	Interrupts map[string]*Mask `json:"interrupts,omitempty"`
 	KernelWork map[string]*Mask `json:"kernel_work,omitempty"`
+	// Exclusive are the files of cgroups above guests' that allow partitions.
+	Exclusive []string `json:"exclusive,omitempty"`
 	// Banned is what irqbalance was told to leave alone before it was told of guests; nil if it was not.
 	Banned *BanBaseline `json:"banned,omitempty"`
 	// Settings is what the kernel's files held that claims have set.
@@ -80,6 +82,8 @@ type Claim struct {
 	KernelWork cpuset.Set `json:"kernel_work,omitzero"`
 	// Settings are values that files of the kernel's have while the guest runs, by path.
 	Settings map[string]string `json:"settings,omitempty"`
+	// Partition are CPUs that become isolated partitions once the guest runs.
+	Partition cpuset.Set `json:"partition,omitzero"`
 	// Banned are CPUs that irqbalance is told to leave alone.
 	Banned cpuset.Set `json:"banned,omitzero"`
 	// Inhibit is what logind keeps the host from while the guest runs: "sleep", "idle".
@@ -89,7 +93,7 @@ type Claim struct {
 // Empty reports whether nothing is claimed.
 func (c *Claim) Empty() bool {
 	return len(c.PCI) == 0 && c.CPUs.Empty() && len(c.Pages) == 0 && len(c.Units) == 0 && !c.Console && !c.Framebuffer &&
-		len(c.Ports) == 0 && c.Interrupts.Empty() && c.KernelWork.Empty() && c.Banned.Empty() && len(c.Settings) == 0 && len(c.Inhibit) == 0
+		len(c.Ports) == 0 && c.Interrupts.Empty() && c.KernelWork.Empty() && c.Partition.Empty() && c.Banned.Empty() && len(c.Settings) == 0 && len(c.Inhibit) == 0
 }
 
 // Add takes another claim into this one: what either wants.
@@ -101,7 +105,7 @@ func (c *Claim) Add(o Claim) {
 	c.Console, c.Framebuffer = c.Console || o.Console, c.Framebuffer || o.Framebuffer
 	c.Ports = union(c.Ports, o.Ports)
 	c.Interrupts, c.KernelWork = c.Interrupts.Union(o.Interrupts), c.KernelWork.Union(o.KernelWork)
-	c.Banned = c.Banned.Union(o.Banned)
+	c.Partition, c.Banned = c.Partition.Union(o.Partition), c.Banned.Union(o.Banned)
 	for file, value := range o.Settings {
 		if _, ok := c.Settings[file]; !ok {
 			if c.Settings == nil {
@@ -140,7 +144,7 @@ func (p PageClaim) Pool() sysfs.Pool { return sysfs.Pool{KiB: p.KiB, Node: p.Nod
 func (l *Ledger) Empty() bool {
 	return len(l.Guests) == 0 && len(l.Units) == 0 && len(l.Pools) == 0 && len(l.Wedged) == 0 &&
 		len(l.Stopped) == 0 && l.Console == nil && len(l.Ports) == 0 &&
-		len(l.Interrupts) == 0 && len(l.KernelWork) == 0 && l.Banned == nil && len(l.Settings) == 0
+		len(l.Interrupts) == 0 && len(l.KernelWork) == 0 && len(l.Exclusive) == 0 && l.Banned == nil && len(l.Settings) == 0
 }
 
 // Find returns the guest with the UUID; with none given, the one guest of that name.

@@ -132,6 +132,37 @@ func (h FS) GuestCgroups() ([]GuestCgroup, error) {
 	return guests, nil
 }
 
+// A VCPUCgroup is the cgroup that libvirt gives a vCPU.
+type VCPUCgroup struct {
+	Dir  string
+	CPUs cpuset.Set // cpuset.cpus
+}
+
+// VCPUCgroups returns the cgroups of a guest's vCPUs; scope is the path of the guest's cgroup, /machine.slice/….
+func (h FS) VCPUCgroups(scope string) ([]VCPUCgroup, error) {
+	dir := cgroupDir + scope + "/libvirt"
+	names, err := h.SubDirs(dir)
+	if err != nil {
+		return nil, &Error{Op: "list", Path: dir, Err: err}
+	}
+	var all []VCPUCgroup
+	for _, name := range names {
+		if !strings.HasPrefix(name, "vcpu") {
+			continue
+		}
+		g := VCPUCgroup{Dir: dir + "/" + name}
+		if g.CPUs, err = h.readList(g.Dir + "/cpuset.cpus"); err != nil {
+			return nil, err
+		}
+		all = append(all, g)
+	}
+	return all, nil
+}
+
+// ExclusiveCPUs is the file with the CPUs that partitions below a cgroup may be made of, cpuset.cpus.exclusive
+// (Documentation/admin-guide/cgroup-v2.rst). The cgroup is a path from the hierarchy's root.
+func ExclusiveCPUs(cgroup string) string { return cgroupDir + cgroup + "/cpuset.cpus.exclusive" }
+
 // CgroupCPUs returns the file that limits a unit's CPUs in its cgroup, cpuset.cpus; "" if the host has no such file:
 // cgroup v1, the cpuset controller not enabled, or no such group.
 func (h FS) CgroupCPUs(unit string) string {

@@ -44,7 +44,24 @@ func (cpusStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Pro
 	}
 	p.Claim.CPUs = claim
 	p.Line("CPUs %s for the guest; %s for the host (%s)", claim, cpus.host, strings.Join(h.Config.CPUs.Units, ", "))
+	if h.Config.CPUs.Partition {
+		planPartition(h, n, cpus.wanted, &p)
+	}
 	return p, nil
+}
+
+// planPartition claims that the guest's CPUs become isolated partitions.
+func planPartition(h *hook.Host, n *domain.Needs, wanted cpuset.Set, p *hook.Proposal) {
+	why := h.PartitionObstacle()
+	if why == "" && n.SharedPins {
+		why = "vCPUs of the guest share CPUs; pin each to its own"
+	}
+	if why != "" {
+		p.Warn("cpus.partition cannot be had for the guest's CPUs %s: %s", wanted, why)
+		return
+	}
+	p.Claim.Partition = n.Pinned.Intersect(wanted)
+	p.Line("CPUs %s are isolated partitions once the guest runs", p.Claim.Partition)
 }
 
 // cpuPlan is how the CPUs are to be shared out while the guest runs.

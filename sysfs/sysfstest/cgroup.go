@@ -13,8 +13,11 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroup is a group of the unified hierarchy.
 type cgroup struct {
-	cpus    cpuset.Set // cpuset.cpus
-	subtree []string   // cgroup.subtree_control: what its children have
+	cpus cpuset.Set // cpuset.cpus
+	// exclusive is cpuset.cpus.exclusive; isolated says that the group is an isolated partition, of its own CPUs.
+	exclusive                cpuset.Set
+	isolated, wantsPartition bool
+	subtree                  []string // cgroup.subtree_control: what its children have
 }
 
 // has reports whether a group has the cpuset controller's files: its parent hands the controller on.
@@ -25,7 +28,10 @@ func (h *Host) has(group, controller string) bool {
 // effective is cpuset.cpus.effective: of the parent's what the group asks for; all of it if that is nothing.
 func (h *Host) effective(group string) cpuset.Set {
 	if group == "/" {
-		return h.cpus.online
+		return h.cpus.online.Minus(h.partitions(""))
+	}
+	if g := h.cgroups[group]; g.isolated {
+		return h.cpus.online.Intersect(g.cpus)
 	}
 	parent := h.effective(path.Dir(group))
 	if !h.has(group, "cpuset") {
@@ -35,6 +41,57 @@ func (h *Host) effective(group string) cpuset.Set {
 		return own
 	}
 	return parent
+}
+
+// partitions are the CPUs of isolated partitions, but for one group's.
+func (h *Host) partitions(but string) (s cpuset.Set) {
+	for name, g := range h.cgroups {
+		if g.isolated && name != but {
+			s = s.Union(g.cpus)
+		}
+	}
+	return s
+}
+
+// partition is what cpuset.cpus.partition says; setPartition is a write to it. A partition anywhere in the hierarchy takes
+// cpuset.cpus.exclusive in all groups above, and CPUs that no sibling has (remote partitions, Linux 6.7).
+func (h *Host) partition(group string) (string, error) {
+	g := h.cgroups[group]
+	switch why := h.noPartition(group); {
+	case !g.wantsPartition:
+		return "member\n", nil
+	case why != "":
+		return "isolated invalid (" + why + ")\n", nil
+	}
+	return "isolated\n", nil
+}
+
+func (h *Host) noPartition(group string) string {
+	g := h.cgroups[group]
+	for above := path.Dir(group); above != "/"; above = path.Dir(above) {
+		if g.cpus.Empty() || !g.cpus.Minus(h.cgroups[above].exclusive).Empty() {
+			return "Invalid cpu list in cpuset.cpus.exclusive"
+		}
+	}
+	for _, sibling := range h.children(path.Dir(group)) {
+		if sibling != group && !h.cgroups[sibling].cpus.Intersect(g.cpus).Empty() {
+			return "Cpu list in cpuset.cpus not exclusive"
+		}
+	}
+	return ""
+}
+
+func (h *Host) setPartition(group, v string) error {
+	g := h.cgroups[group]
+	switch strings.TrimSpace(v) {
+	case "member":
+		g.wantsPartition, g.isolated = false, false
+	case "isolated":
+		g.wantsPartition, g.isolated = true, h.noPartition(group) == ""
+	default:
+		return syscall.EINVAL
+	}
+	return nil
 }
 
 // controllers returns what a group's children can be given.
@@ -100,7 +157,23 @@ func (h *Host) addCpuset(group string) {
 	h.rule(dir+"/cpuset.cpus.effective", &attr{show: func(h *Host) (string, error) {
 		return h.effective(group).String() + "\n", nil
 	}})
-	h.text(dir+"/cpuset.cpus.partition", 0o644, "member\n")
+	h.rule(dir+"/cpuset.cpus.partition", &attr{
+		show:  func(h *Host) (string, error) { return h.partition(group) },
+		store: func(h *Host, v string) error { return h.setPartition(group, v) },
+	})
+	if h.kernel.atLeast(6, 7) {
+		h.rule(dir+"/cpuset.cpus.exclusive", &attr{
+			show: func(h *Host) (string, error) { return h.cgroups[group].exclusive.String() + "\n", nil },
+			store: func(h *Host, v string) error {
+				s, err := cpuset.ParseList(strings.TrimSpace(v))
+				if err != nil || h.beyond(s) {
+					return syscall.EINVAL
+				}
+				h.cgroups[group].exclusive = s
+				return nil
+			},
+		})
+	}
 	h.text(dir+"/cpuset.mems", 0o644, "\n")
 	h.value(dir+"/cpuset.mems.effective", h.memoryNodes())
 }
@@ -162,8 +235,8 @@ func (h *Host) setSubtree(group string, next []string) {
 		case has && !had:
 			h.addCpuset(g)
 		case had && !has:
-			h.cgroups[g].cpus = cpuset.Set{}
-			for _, f := range []string{"cpus", "cpus.effective", "cpus.partition", "mems", "mems.effective"} {
+			*h.cgroups[g] = cgroup{subtree: h.cgroups[g].subtree}
+			for _, f := range []string{"cpus", "cpus.effective", "cpus.exclusive", "cpus.partition", "mems", "mems.effective"} {
 				h.erase(cgroupRoot + g + "/cpuset." + f)
 			}
 		}
