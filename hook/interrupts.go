@@ -26,11 +26,15 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	own, err := h.guestInterrupts()
+	messages, lines, err := h.guestInterrupts()
 	if err != nil {
 		return err
 	}
 	s.some = true
+	s.own = map[string]cpuset.Set{}
+	for irq, cpus := range lines {
+		s.own[sysfs.InterruptCPUs(irq)] = cpus
+	}
 	before := defaults{}
 	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
 		before = defaults{was: m.Was, now: m.Now, had: m.Had}
@@ -45,14 +49,14 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 			return err
 		}
 	}
-	s.inherit = func(now cpuset.Set) (cpuset.Set, bool) { return before.inherited(now, s.nodes) }
+	s.inherit = func(now cpuset.Set) (cpuset.Set, bool) { return before.inherited(now, s.online, s.nodes) }
 	s.keep = func(now cpuset.Set) bool {
-		_, ok := after.inherited(now, s.nodes)
+		_, ok := after.inherited(now, s.online, s.nodes)
 		return ok && !claimed.Empty()
 	}
 	there := map[string]bool{sysfs.DefaultInterruptCPUs: true}
 	for _, irq := range irqs {
-		if own[irq].Empty() {
+		if messages[irq].Empty() {
 			key := sysfs.InterruptCPUs(irq)
 			there[key] = true
 			s.look(key)
@@ -69,7 +73,7 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	if moving > 0 {
 		h.Logf(Info, "%d interrupts moved; %d stay, as the kernel moves those by itself or not at all", moving-s.refused, s.refused)
 	}
-	return errors.Join(err, h.steer(own))
+	return errors.Join(err, h.steer(messages))
 }
 
 // defaults is what interrupts are given when they are registered: before the first claim, and now.
@@ -78,19 +82,19 @@ type defaults struct{ was, now, had cpuset.Set }
 func (d defaults) known() bool { return !d.now.Empty() }
 
 // inherited returns what an interrupt with this mask would have, if the default had not been narrowed when it was
-// registered. Of the default an interrupt gets the CPUs of its device's NUMA node, if there are any among them
-// (irq_setup_affinity in kernel/irq/manage.c).
-func (d defaults) inherited(mask cpuset.Set, nodes []cpuset.Set) (was cpuset.Set, ok bool) {
+// registered. Of the default an interrupt gets the CPUs that are on line, and of those the ones of its device's NUMA node, if there
+// are any among them (irq_setup_affinity in kernel/irq/manage.c).
+func (d defaults) inherited(mask, online cpuset.Set, nodes []cpuset.Set) (was cpuset.Set, ok bool) {
 	for _, now := range []cpuset.Set{d.now, d.had} {
-		switch {
-		case now.Empty() || now.Equal(d.was) || !mask.Minus(now).Empty():
-		case mask.Equal(now):
+		if now.Empty() || now.Equal(d.was) || !mask.Minus(now).Empty() {
+			continue
+		}
+		if mask.Equal(now) {
 			return d.was, true
-		default:
-			for _, node := range nodes {
-				if mask.Equal(now.Intersect(node)) {
-					return d.was.Intersect(node), true
-				}
+		}
+		for _, part := range append([]cpuset.Set{online}, nodes...) {
+			if part = part.Intersect(online); mask.Equal(now.Intersect(part)) {
+				return d.was.Intersect(part), true
 			}
 		}
 	}
@@ -98,32 +102,36 @@ func (d defaults) inherited(mask cpuset.Set, nodes []cpuset.Set) (was cpuset.Set
 }
 
 // guestInterrupts returns the interrupts of functions that guests have, with the CPUs to which each is to go: those of
-// the guest's that the host's interrupts are kept off.
-func (h *Host) guestInterrupts() (map[int]cpuset.Set, error) {
-	own := map[int]cpuset.Set{}
+// the guest's that the host's interrupts are kept off. Message-signalled ones are gone with the guest; a line that is used by
+// guests only keeps its number and its CPUs after them.
+func (h *Host) guestInterrupts() (messages, lines map[int]cpuset.Set, err error) {
+	messages, lines = map[int]cpuset.Set{}, map[int]cpuset.Set{}
 	for _, g := range h.Ledger.Guests {
 		if g.Claim.Interrupts.Empty() {
 			continue
 		}
 		for _, address := range g.Claim.PCI {
 			if vfio, err := h.IsVFIO(address); err != nil {
-				return nil, err
+				return nil, nil, err
 			} else if !vfio {
 				continue
 			}
 			irqs, err := h.MSIInterrupts(address)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			for _, irq := range irqs {
-				own[irq] = g.Claim.Interrupts
+				messages[irq] = g.Claim.Interrupts
+			}
+			if irq, ok := h.VFIOLine(address); ok && len(irqs) == 0 {
+				lines[irq] = g.Claim.Interrupts
 			}
 		}
 	}
-	return own, nil
+	return messages, lines, nil
 }
 
-// steer has guests' interrupts go to their CPUs. Nothing of it needs to be put back: they are gone with the guest.
+// steer has guests' message-signalled interrupts go to their CPUs. Nothing of it needs to be put back.
 func (h *Host) steer(own map[int]cpuset.Set) error {
 	var errs error
 	for irq, cpus := range own {

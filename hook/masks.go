@@ -65,11 +65,14 @@ type settling struct {
 	claimed cpuset.Set       // what the host's work is to be kept off; empty when all goes back
 	host    cpuset.Set       // what the host keeps
 	online  cpuset.Set
+	present cpuset.Set   // on line or not
 	nodes   []cpuset.Set // CPUs of each NUMA node, read when first needed
 	// inherit says what a mask would be that nobody has seen before, if no claim had been there when it was made. keep says
 	// that one which needs no move must be remembered all the same, as it could be taken for such a one later.
 	inherit func(now cpuset.Set) (was cpuset.Set, ok bool)
 	keep    func(now cpuset.Set) bool
+	// own are masks that are to be this, by key.
+	own map[string]cpuset.Set
 	// some says that the kernel moves some of them by itself, or not at all.
 	some bool
 
@@ -87,6 +90,9 @@ func (h *Host) newSettling(masks *map[string]*Mask, claimed cpuset.Set) (*settli
 	s := &settling{h: h, masks: *masks, claimed: claimed}
 	var err error
 	if s.online, err = h.OnlineCPUs(); err == nil {
+		s.present, err = h.PresentCPUs()
+	}
+	if err == nil {
 		s.host, err = h.HostCPUs(claimed)
 	}
 	if err == nil && s.host.Intersect(s.online).Empty() {
@@ -124,7 +130,7 @@ func (s *settling) look(key string) {
 			was = v
 		}
 	}
-	want, err := s.want(was)
+	want, err := s.want(key, was)
 	if err != nil {
 		s.errs = errors.Join(s.errs, err)
 		return
@@ -132,6 +138,9 @@ func (s *settling) look(key string) {
 	right := s.same(key, now, want)
 	switch {
 	case right && want.Equal(was):
+		if s.waits(key, now, was) {
+			return // what is missing comes back with its CPUs, at a later event
+		}
 		if keep := s.keep != nil && s.keep(now); m != nil && !keep {
 			s.forget(key)
 		} else if m == nil && keep {
@@ -156,6 +165,26 @@ func (s *settling) same(key string, a, b cpuset.Set) bool {
 	return a.Equal(b)
 }
 
+// waits reports whether a thread lacks CPUs that are off line now and were not when it was looked at first: where the kernel
+// takes those that are on line only, it gets them when they are back.
+func (s *settling) waits(key string, now, was cpuset.Set) bool {
+	_, thread := threadOf(key)
+	return thread && s.masks[key] != nil && !was.Minus(now).Intersect(s.present.Minus(s.online)).Empty()
+}
+
+// lacks looks whether a thread that was moved back waits for CPUs, and notes what it has until then.
+func (s *settling) lacks(key string, m *Mask) bool {
+	if _, thread := threadOf(key); !thread || !m.Now.Equal(m.Was) || s.present.Equal(s.online) {
+		return false
+	}
+	now, err := s.h.readMask(key)
+	if err != nil || !s.waits(key, now, m.Was) {
+		return false
+	}
+	m.Had = now
+	return true
+}
+
 // vanished reports whether an error says that the file or thread is not there any more.
 func vanished(err error) bool {
 	return err != nil && (gone(err) == nil || errors.Is(err, syscall.ESRCH))
@@ -174,7 +203,10 @@ func (s *settling) forget(key string) {
 
 // want is where the claims leave what was there before: of its own CPUs those that no guest has; if none is left, the
 // host's on the same NUMA nodes, else all of the host's.
-func (s *settling) want(was cpuset.Set) (cpuset.Set, error) {
+func (s *settling) want(key string, was cpuset.Set) (cpuset.Set, error) {
+	if own, ok := s.own[key]; ok {
+		return own, nil
+	}
 	if s.claimed.Empty() {
 		if was.Intersect(s.online).Empty() {
 			return s.host, nil // all it had are off line
@@ -246,6 +278,9 @@ func (s *settling) settle(ctx context.Context) error {
 		m := s.masks[key]
 		err := s.h.writeMask(key, m.Now)
 		switch {
+		case err == nil && s.lacks(key, m):
+			changed = true
+			continue
 		case err == nil:
 			// Back where it was, unless it has to be told from new ones.
 			if m.Now.Equal(m.Was) && (s.claimed.Empty() || s.keep == nil || !s.keep(m.Now)) {

@@ -60,6 +60,23 @@ func (h FS) MSIInterrupts(address string) ([]int, error) {
 	return irqs, nil
 }
 
+// VFIOLine returns the interrupt line of a PCI function, its irq, if none but vfio has a handler for it: such a line is a
+// guest's. A function without one has 0 there.
+func (h FS) VFIOLine(address string) (irq int, ok bool) {
+	v, err := h.Read(PCIDevice(address) + "/irq")
+	if err != nil {
+		return 0, false
+	}
+	if irq, err = strconv.Atoi(v); err != nil || irq <= 0 {
+		return 0, false
+	}
+	handlers, err := h.SubDirs(irqDir + "/" + v)
+	if err != nil || len(handlers) == 0 {
+		return 0, false
+	}
+	return irq, !slices.ContainsFunc(handlers, func(name string) bool { return !strings.HasPrefix(name, "vfio") })
+}
+
 // hexMask reports whether a file has a mask in hexadecimal; the others have a list.
 func hexMask(name string) bool {
 	return strings.HasSuffix(name, "/cpumask") || strings.HasSuffix(name, "_affinity")

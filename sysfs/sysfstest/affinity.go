@@ -37,6 +37,9 @@ func (k inProcess) SetAffinity(pid int, start uint64, cpus cpuset.Set) error {
 		}
 		p := h.processes[pid]
 		p.affinity = cpus.Intersect(h.cpus.possible)
+		if !h.kernel.atLeast(6, 2) {
+			p.affinity = cpus.Intersect(h.cpus.online) // cpuset_cpus_allowed in kernel/cgroup/cpuset.c, seen in 6.1
+		}
 		h.processes[pid] = p
 		return nil
 	})
