@@ -190,6 +190,12 @@ hook() {
 	EXTRA_HOOKS+=("$HOOKS/$1")
 }
 
+# config makes standard input the program's configuration; tidy removes it.
+config() {
+	mkdir -p /etc/qemu-hook
+	cat >/etc/qemu-hook/config.toml
+}
+
 # log_calls has a hook write down libvirt's calls from now on; calls GUEST prints those for a guest on one line.
 log_calls() {
 	: >"$OUT/calls"
@@ -259,7 +265,7 @@ running_hook() { process -f "^$HOOKS/50-qemu-hook $1 $2 "; }
 
 no_hook() { ! pidof -q qemu-hook && ! fuser -s /usr/bin/qemu-hook; }
 
-# helper ARGUMENT… runs labtool beside the scenario until its end, or until release_helper; sets HELPER.
+# helper ARGUMENT… runs labtool beside the scenario until its end, or until end_helper; sets HELPER.
 helper() {
 	labtool "$@" >"$OUT/helper.${#HELPERS[@]}" 2>&1 &
 	HELPER=$!
@@ -279,6 +285,7 @@ tidy() {
 	set +eE
 	for pid in "${HELPERS[@]}"; do kill -9 "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
 	rm -f "${EXTRA_HOOKS[@]}" /run/kill-*
+	rm -rf /etc/qemu-hook
 	[[ ! -e $OUT/link && ! -L $OUT/link ]] || mv "$OUT/link" "$HOOKS/50-qemu-hook"
 	for name in "${GUESTS[@]}"; do
 		timeout 60 virsh -q destroy "$name"

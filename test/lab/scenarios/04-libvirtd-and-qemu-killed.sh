@@ -1,4 +1,5 @@
 # shows: libvirtd is killed, and the guest's QEMU too before any libvirtd sees it: the next one finds it gone and has it released
+explain 'run of libvirtd.service: .*' "it was killed"
 define win
 start win
 prepared win

@@ -1,4 +1,5 @@
 # shows: libvirtd is killed between prepare and start; the next start, or qemu-hook recover, leaves nothing of it
+explain 'run of libvirtd.service: .*' "it was killed"
 define win
 # A hook behind ours that is slow: all is prepared, and QEMU does not run yet.
 hook 60-slow <<'X'

@@ -1,4 +1,5 @@
 # shows: libvirtd is killed in the middle of a prepare; the next start, or qemu-hook recover, leaves nothing of it
+explain 'run of libvirtd.service: .*' "it was killed"
 define win
 
 killed_in_prepare() {
