@@ -115,15 +115,21 @@ stop() {
 
 state_is() { [[ $(virsh domstate "$1") == "$2"* ]]; }
 
-# refused NAME SENTENCE: the guest does not start, and the last line that its user sees is libvirt's prefix and this;
-# <N> stands for any number.
+# refused NAME SENTENCE: the guest does not start, and its user sees the sentence.
 refused() {
-	local said last want
+	local said
 	said=$(timeout 100 virsh -q start "$1" 2>&1) && fail "$1 started, and should have been refused"
-	echo "virsh says: $said"
-	last=$(sed '/^$/d' <<<"$said" | tail -n 1)
-	want=$(sed 's/[][\.*^$+?(){}|]/\\&/g; s/<N>/[0-9.]+/g' <<<"$2")
-	[[ $last =~ ^(error: .*unexpected exit status 1: )?$want$ ]] || fail "the last line is \"$last\", want \"$2\""
+	refusal_is "$1" "$said" "$2"
+}
+
+# refusal_is NAME SAID SENTENCE: of what virsh said of a start, the last line is libvirt's prefix and this; <N> stands for any
+# number.
+refusal_is() {
+	local last want
+	echo "virsh says: $2"
+	last=$(sed '/^$/d' <<<"$2" | tail -n 1)
+	want=$(sed 's/[][\.*^$+?(){}|]/\\&/g; s/<N>/[0-9.]+/g' <<<"$3")
+	[[ $last =~ ^(error: .*unexpected exit status 1: )?$want$ ]] || fail "the last line is \"$last\", want \"$3\""
 	until_true 20 state_is "$1" "shut off"
 	is "libvirt still answers" "$(timeout 20 virsh list --all --name | sort | xargs)" "$(printf '%s\n' "${GUESTS[@]}" | sort -u | xargs)"
 }
@@ -184,6 +190,12 @@ hook() {
 	EXTRA_HOOKS+=("$HOOKS/$1")
 }
 
+# config makes standard input the program's configuration; tidy removes it.
+config() {
+	mkdir -p /etc/qemu-hook
+	cat >/etc/qemu-hook/config.toml
+}
+
 # log_calls has a hook write down libvirt's calls from now on; calls GUEST prints those for a guest on one line.
 log_calls() {
 	: >"$OUT/calls"
@@ -192,8 +204,8 @@ log_calls() {
 
 calls() { sed -n "s/^$1 //p" "$OUT/calls" | paste -sd,; }
 
-# killable_hook puts a shell between libvirt and our hook, which notes when it ran and kills it as /run/kill-OP says.
-# kill_hook OP MILLISECONDS has the next call for the operation killed so long after it began; keep_hook ends that.
+# killable_hook puts a shell between libvirt and our hook, which notes when it ran and how it ended, and kills it when
+# killed_at says so. busybox's clock has hundredths of a second.
 killable_hook() {
 	mv "$HOOKS/50-qemu-hook" "$OUT/link"
 	hook 50-qemu-hook <<-X
@@ -210,16 +222,50 @@ killable_hook() {
 	X
 }
 
-kill_hook() { printf '%d.%03d\n' $(($2 / 1000)) $(($2 % 1000)) >"/run/kill-$1"; }
+# killed_at OP MILLISECONDS COMMAND… has our hook killed so long after libvirt called it for the operation, which the command
+# makes it do. Was it quicker, it is caught somewhat earlier in the next try.
+killed_at() {
+	local op=$1 after=$2
+	shift 2
+	while ((after > 0)); do
+		echo "$op is to be killed after $after ms"
+		printf '%d.%03d\n' $((after / 1000)) $((after % 1000)) >"/run/kill-$op"
+		"$@"
+		rm "/run/kill-$op"
+		[[ $(last_call "$op") != killed ]] || return 0
+		after=$((after * 9 / 10))
+	done
+	fail "$op is done before it can be killed"
+}
 
-keep_hook() { rm -f /run/kill-*; }
+# killed_at_ten_moments OP COMMAND… does so at a random moment of each tenth of the time that the operation took last.
+killed_at_ten_moments() {
+	local op=$1 took i
+	shift
+	took=$(last_call "$op")
+	RANDOM=$EPOCHSECONDS
+	for i in {0..9}; do
+		# At least one: a limit of zero is none.
+		killed_at "$op" $((took * (10 * i + RANDOM % 10) / 100 + 1)) "$@"
+	done
+	is "moments at which $op was killed" "$(grep -c "^$op .* 137$" "$OUT/times")" 10
+}
 
-# hook_took OP prints how many milliseconds the last call for the operation took.
-hook_took() { awk -v op="$1" '$1 == op { t = ($3 - $2) * 1000 } END { printf "%d\n", t }' "$OUT/times"; }
+# last_call OP prints how many milliseconds the last call for the operation took, or "killed".
+last_call() { awk -v op="$1" '$1 == op { t = $4 == 137 ? "killed" : int(($3 - $2) * 1000) } END { print t }' "$OUT/times"; }
+
+# process ARGUMENT… waits until pgrep finds what the arguments say, and prints its process id.
+process() {
+	until_true 30 pgrep "$@"
+	pgrep "$@"
+}
+
+# running_hook GUEST OP does so for our hook, as libvirt runs it.
+running_hook() { process -f "^$HOOKS/50-qemu-hook $1 $2 "; }
 
 no_hook() { ! pidof -q qemu-hook && ! fuser -s /usr/bin/qemu-hook; }
 
-# helper ARGUMENT… runs labtool beside the scenario until its end, or until release_helper; sets HELPER.
+# helper ARGUMENT… runs labtool beside the scenario until its end, or until end_helper; sets HELPER.
 helper() {
 	labtool "$@" >"$OUT/helper.${#HELPERS[@]}" 2>&1 &
 	HELPER=$!
@@ -239,6 +285,7 @@ tidy() {
 	set +eE
 	for pid in "${HELPERS[@]}"; do kill -9 "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
 	rm -f "${EXTRA_HOOKS[@]}" /run/kill-*
+	rm -rf /etc/qemu-hook
 	[[ ! -e $OUT/link && ! -L $OUT/link ]] || mv "$OUT/link" "$HOOKS/50-qemu-hook"
 	for name in "${GUESTS[@]}"; do
 		timeout 60 virsh -q destroy "$name"

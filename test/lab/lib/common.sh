@@ -15,13 +15,39 @@ die() {
 	exit 1
 }
 
-# one_lab keeps a second lab from starting beside this one.
+# one_lab keeps a second lab from starting beside this one, and has all that this one starts end with it.
 one_lab() {
 	((EUID == 0)) || die "building the machine takes root"
 	mkdir -p "$LAB_DIR/runs"
 	exec 8>"$LAB_DIR/lock"
 	flock -n 8 || die "another lab runs already (it holds $LAB_DIR/lock)"
+	trap leave EXIT
+	trap 'exit 130' INT TERM HUP
 }
+
+# leave ends what still runs and removes what is half made, however this script ends.
+leave() {
+	if [[ -n ${CHILD:-} ]]; then
+		kill "$CHILD" 2>/dev/null || :
+		wait "$CHILD" || :
+	fi
+	end_machine
+	[[ -z ${WORK:-} ]] || rm -rf --one-file-system "$WORK"
+}
+
+# limited SECONDS COMMAND… runs a command, and ends it after so long with all that it started. The wait is one that a signal to this
+# script interrupts; a command that is simply run would be waited for first.
+limited() {
+	local status=0
+	timeout -k 10 "$@" <&0 8>&- &
+	CHILD=$!
+	wait "$CHILD" || status=$?
+	CHILD=''
+	return "$status"
+}
+
+# program FOLDER NAME builds one for the machine.
+program() { CGO_ENABLED=0 limited 600 go build -trimpath -o "$RUN/bin/$2" "$1"; }
 
 # packages PROGRAM:PACKAGE… installs what is missing.
 packages() {
@@ -32,6 +58,6 @@ packages() {
 	((${#missing[@]} > 0)) || return 0
 	say "installing ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
-	timeout 300 apt-get update -qq
-	timeout 900 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	limited 300 apt-get update -qq </dev/null
+	limited 900 apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null >/dev/null
 }

@@ -2,20 +2,40 @@
 # The machine's kernel, initrd and root disk, made from Debian packages. An image is kept under a key that is made of
 # all that goes into it, so that it is built again when, and only when, one of those files changes.
 
-image_key() { cat lib/image.sh image/* <(echo "$LAB_SUITE") | sha256sum | cut -c1-16; }
+# image_key: the machine that it is primed in and where its packages come from are a part of it, too.
+image_key() {
+	{
+		cat lib/image.sh image/*
+		declare -f qemu_arguments
+		echo "$LAB_SUITE $MAIN $SECURITY"
+	} | sha256sum | cut -c1-16
+}
 
 # without_comments FILE prints a list.
 without_comments() { sed 's/#.*//; /^ *$/d' "$1"; }
 
-# mirror SUITE prints where this computer's apt gets a suite from.
+# mirror SUITE LABEL prints where this computer's apt gets a suite from, else any of that label: a mirror has all of them.
 mirror() {
 	# shellcheck disable=SC2016 # the names are apt's
-	apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-		awk -v suite="$1" '$1 == suite { print $2; exit }'
+	apt-get indextargets --format '$(RELEASE) $(REPO_URI) $(LABEL)' 'Created-By: Packages' 2>/dev/null |
+		awk -v suite="$1" -v label="$2" '$1 == suite && !exact { exact = $2 } $3 == label && !any { any = $2 } END { print exact ? exact : any }'
+}
+
+# mirrors sets MAIN and SECURITY to where Debian comes from; the latter may be empty.
+mirrors() {
+	MAIN=${LAB_MIRROR:-$(mirror "$LAB_SUITE" Debian)}
+	SECURITY=${LAB_SECURITY:-$(mirror "$LAB_SUITE-security" Debian-Security)}
 }
 
 # build_image sets IMAGE to the folder of an image that is up to date.
 build_image() {
+	mirrors
+	if [[ -z $MAIN ]]; then
+		# apt knows the labels only of what it has read.
+		limited 300 apt-get update -qq </dev/null
+		mirrors
+	fi
+	[[ -n $MAIN ]] || die "apt knows no mirror of Debian; name one in LAB_MIRROR, and one of its security updates in LAB_SECURITY"
 	IMAGE=$LAB_DIR/images/$(image_key)
 	[[ ! -e $IMAGE/complete ]] || return 0
 	packages mmdebstrap:mmdebstrap mke2fs:e2fsprogs cpio:cpio zstd:zstd qemu-system-x86_64:qemu-system-x86 xz:xz-utils
@@ -27,32 +47,35 @@ build_image() {
 	local work=$LAB_DIR
 	(($(df --output=avail -m /dev/shm | tail -1) < 4000 || $(awk '/MemAvailable/ { print int($2 / 1024) }' /proc/meminfo) < 6000)) || work=/dev/shm
 	WORK=$(mktemp -d "$work/lab-image.XXXXXX")
-	trap 'rm -rf --one-file-system "$WORK"' EXIT
-	root_folder "$WORK/root"
-	kernel "$WORK/root"
-	initrd "$WORK/root" "$WORK/initrd"
-	configure "$WORK/root"
-	mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -E lazy_itable_init=1,root_owner=0:0 -m 0 -d "$WORK/root" "$IMAGE/root.img" 3G >/dev/null
+	# A process of its own, that can be ended with all it has started.
+	WORK=$WORK IMAGE=$IMAGE MAIN=$MAIN SECURITY=$SECURITY limited 1200 \
+		bash -euo pipefail -c '. lib/common.sh && . lib/image.sh && make_image'
 	rm -rf --one-file-system "$WORK"
-	trap - EXIT
+	WORK=''
 	prime
 	touch "$IMAGE/complete"
 	say "the image took $((SECONDS - started)) s"
 }
 
+# make_image makes the image in IMAGE.
+make_image() {
+	root_folder "$WORK/root"
+	kernel "$WORK/root"
+	initrd "$WORK/root" "$WORK/initrd"
+	configure "$WORK/root"
+	mke2fs -q -t ext4 -O ^has_journal,^metadata_csum -E lazy_itable_init=1,root_owner=0:0 -m 0 -d "$WORK/root" "$IMAGE/root.img" 3G >/dev/null
+}
+
 # root_folder unpacks Debian, and the package of the kernel beside it.
 root_folder() {
-	local root=$1 main security
-	main=${LAB_MIRROR:-$(mirror "$LAB_SUITE")}
-	[[ -n $main ]] || die "apt knows no mirror of $LAB_SUITE; name one in LAB_MIRROR"
-	security=${LAB_SECURITY:-$(mirror "$LAB_SUITE-security")}
+	local root=$1
 	{
-		echo "deb $main $LAB_SUITE main"
-		echo "deb $main $LAB_SUITE-updates main"
-		[[ -z $security ]] || echo "deb $security $LAB_SUITE-security main"
+		echo "deb $MAIN $LAB_SUITE main"
+		echo "deb $MAIN $LAB_SUITE-updates main"
+		[[ -z $SECURITY ]] || echo "deb $SECURITY $LAB_SUITE-security main"
 	} >"$WORK/sources"
 	# shellcheck disable=SC2016 # the hook's variables are mmdebstrap's
-	timeout 1200 mmdebstrap --mode=root --variant=minbase --format=directory --quiet \
+	mmdebstrap --mode=root --variant=minbase --format=directory --quiet \
 		--aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' --dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \

@@ -66,9 +66,6 @@ boot() {
 		TMPDIR=$RUN qemu-system-x86_64 "${ARGS[@]}" -serial "file:$RUN/console.log" \
 			-append "$APPEND systemd.mask=serial-getty@ttyS0.service" </dev/null >"$RUN/qemu.log" 2>&1 8>&- &
 		QEMU=$!
-		# However this script ends, its machine goes too.
-		trap end_machine EXIT
-		trap 'exit 130' INT TERM HUP
 		until=$((SECONDS + LAB_BOOT_SECONDS))
 		while ((SECONDS < until)) && kill -0 "$QEMU" 2>/dev/null; do
 			[[ ! -e $RUN/ready ]] || return 0

@@ -40,11 +40,23 @@ done
 seen "irq of $(basename "$handler")"
 echo "$mask" >"$moved/smp_affinity"
 
+node=$(echo /dev/snd/controlC*) && node=${node%% *}
+chmod 600 "$node"
+seen "file /dev/snd/controlC\\* of 0000:0[12]:00.1"
+chmod 660 "$node"
+
 systemctl set-property --runtime system.slice AllowedCPUs=0-5
 seen "cgroup .*|file /run/systemd/system.control.*" # with the controller comes more than one value
 grep "^differs:   cgroup /system.slice cpus:  -> 0-5" "$OUT/seen" || fail "a slice's CPUs are not seen"
 systemctl revert system.slice
 rmdir /run/systemd/system.control
+
+taskset -pc 6 "$(pgrep -x kswapd1)"
+seen "kernel thread kswapd1 cpus"
+taskset -pc 4-7 "$(pgrep -x kswapd1)"
+modprobe squashfs
+seen "module squashfs"
+modprobe -r squashfs
 
 : >/dev/shm/lab
 seen "file /dev/shm/lab"
@@ -56,7 +68,10 @@ helper hold /dev/null
 seen "processes of labtool"
 end_helper "$HELPER"
 systemd-run --quiet --unit=lab sleep 100
-seen "unit lab.service|file /run/systemd/transient.*"
+seen "unit lab.service|run of lab.service|file /run/systemd/transient.*"
 grep "^differs:   unit lab.service: (none) -> loaded active running" "$OUT/seen" || fail "a unit is not seen"
 systemctl stop lab
 as_before
+systemctl restart virtlogd
+seen "run of virtlogd.service"
+explain 'run of virtlogd.service: .*' "it was started again to be seen"

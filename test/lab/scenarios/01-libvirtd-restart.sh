@@ -1,4 +1,5 @@
 # shows: a guest lives through a restart of libvirtd with all it has, and gives it back afterwards
+explain 'run of libvirtd.service: .*' "it was restarted"
 log_calls
 define win
 start win

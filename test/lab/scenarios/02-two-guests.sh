@@ -1,8 +1,6 @@
 # shows: of two guests each has its card, CPUs and pages, and the one that stops first takes nothing from the other
 define one
 define two pci="02:00.0 02:00.1" vcpus="2 3" emulator=0-1 node=0 shm=two
-# The kernel numbers cards in the order in which their drivers take them.
-explain 'unit sys-devices-.*-(sound|drm)-card[01].*|file /dev/(snd|dri)/.*' "the numbers of the host's cards"
 
 start one
 prepared one

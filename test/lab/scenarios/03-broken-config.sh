@@ -1,9 +1,8 @@
 # shows: a mistake in the configuration keeps a guest that needs the hook from starting, and no other; a guest that runs is released
-mkdir -p /etc/qemu-hook
 define plain pci='' pages=no shm='' vcpus='' node=0
 define win
 start win
-echo 'hugepages = "many"' >/etc/qemu-hook/config.toml
+config <<<'hugepages = "many"'
 stop win
 start plain
 stop plain

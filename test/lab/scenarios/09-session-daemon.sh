@@ -1,5 +1,5 @@
 # shows: a user's own libvirtd runs the same hook as that user, and the guest starts; nothing of the host is touched
-explain 'unit polkit.service: .*' "polkit is started when somebody first asks for it"
+explain '(unit|run of) polkit.service: .*' "polkit is started when somebody first asks for it"
 log_calls
 chmod 666 "$OUT/calls"
 domain mine pci='' pages=no shm=mine memory=64 >"$OUT/mine.xml"

@@ -13,6 +13,14 @@ rm /etc/systemd/system/libvirt-guests.service
 systemctl daemon-reload
 systemctl start libvirt-guests
 
+explain '(unit|run of) .*|cgroup .*: .* -> \(none\)' "all units are being stopped"
+explain 'cgroup /[a-z]+[.](slice|scope) (cpus:  -> 0-7|partition:  -> member)' "systemd turns no controller off any more; the CPUs are all there"
+explain 'pci 0000:01:00[.][01] (driver|driver_override): .* -> vfio-pci|pci 0000:01:00[.][01] (enable|power/control): .*' \
+	"the card stays where it is: a host that goes down loads no driver"
+explain 'file /dev/(dri|snd)/.*0000:01:00[.][01].*|file /dev/vfio/12: .*|irq of snd_hda_intel:.*|/proc/fb: .*' "nor has it the nodes of one"
+explain 'file /etc/libvirt/qemu/win.xml: .*|file /run/systemd/transient/lab-witness.service: .*' "the scenario's own"
+explain 'file /run/qemu-hook/refusals.json: .* -> \(none\)' "an earlier scenario's, until the guest starts"
+
 define win disk=/var/tmp/button.img
 start win
 prepared win

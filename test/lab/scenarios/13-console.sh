@@ -1,6 +1,5 @@
 # shows: the card that the host's console is on gives it up for the guest, and gets it back; another card's guest leaves the console alone
 console() { cat /sys/class/vtconsole/vtcon*/bind | xargs; }
-explain 'unit sys-devices-.*-(sound|drm)-card[01].*|file /dev/(snd|dri)/.*' "the numbers of the host's cards"
 
 # The kernel draws the console on the card that the firmware started, whichever frame buffer is the first.
 is "the card that the firmware started" "$(cat "${PCI}01:00.0/boot_vga")" 1

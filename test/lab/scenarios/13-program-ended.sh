@@ -1,6 +1,8 @@
 # shows: a program that uses the card is ended if gpu.terminate lists it, also one that does not listen to SIGTERM
-mkdir -p /etc/qemu-hook
-printf 'gpu.terminate = ["labtool"]\ngpu.grace = "3s"\n' >/etc/qemu-hook/config.toml
+config <<'X'
+gpu.terminate = ["labtool"]
+gpu.grace = "3s"
+X
 node=$(basename "${PCI}01:00.0"/drm/card*)
 define win
 helper hold "/dev/dri/$node"

@@ -1,7 +1,6 @@
 # shows: with pci.siblings = "bind" a function of the card that the XML leaves out goes along, and comes back
 define win pci="01:00.0"
-mkdir -p /etc/qemu-hook
-echo 'pci.siblings = "bind"' >/etc/qemu-hook/config.toml
+config <<<'pci.siblings = "bind"'
 start win
 is "the drivers" "$(driver 01:00.0) $(driver 01:00.1)" "vfio-pci vfio-pci"
 stop win

@@ -14,8 +14,7 @@ refused win "0000:01:00.0 [1234:1111] (bochs-drm) is in use: labtool (pid $pid, 
 stop it, or list the unit under services.stop"
 is "the unit is" "$(systemctl is-active card-user)" active
 
-mkdir -p /etc/qemu-hook
-echo 'services.stop = ["card-user.service"]' >/etc/qemu-hook/config.toml
+config <<<'services.stop = ["card-user.service"]'
 start win
 prepared win
 is "the unit is" "$(systemctl is-active card-user || :)" inactive

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	"golang.org/x/sys/unix"
 )
 
 // A snapshot is all of the machine's state that the hook could change or is to leave alone: a value for each key.
@@ -26,7 +28,7 @@ type snapshot map[string]string
 func printSnapshot() error {
 	s := snapshot{}
 	for _, part := range []func() error{
-		s.pci, s.pools, s.cpusets, s.interrupts, s.kernel, s.sysctls, s.devices, s.units, s.files, s.processes,
+		s.pci, s.pools, s.cpusets, s.interrupts, s.kernel, s.threads, s.modules, s.sysctls, s.devices, s.units, s.files, s.processes,
 	} {
 		if err := part(); err != nil {
 			return err
@@ -184,6 +186,51 @@ func (s snapshot) kernel() error {
 	)
 }
 
+// threads is the CPUs of those kernel threads that can be moved and keep to some of them, by name: those that may run
+// anywhere come and go.
+func (s snapshot) threads() error {
+	// From <linux/sched.h>.
+	const (
+		kernelThread = 0x00200000
+		cannotMove   = 0x04000000
+	)
+	threads, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	anywhere := attribute("/sys/devices/system/cpu/possible")
+	for _, t := range threads {
+		stat := attribute(t + "/stat") // PID (NAME) STATE PPID PGRP SESSION TTY TPGID FLAGS …
+		begin, end := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
+		if begin < 0 {
+			continue // it is gone
+		}
+		flags, err := strconv.ParseUint(strings.Fields(stat[end+1:])[6], 10, 64)
+		if err != nil {
+			return fmt.Errorf("%s/stat: %w", t, err)
+		}
+		_, cpus, _ := strings.Cut(attribute(t+"/status"), " Cpus_allowed_list: ")
+		cpus, _, _ = strings.Cut(cpus, " ")
+		if flags&kernelThread != 0 && flags&cannotMove == 0 && cpus != "" && cpus != anywhere {
+			s["kernel thread "+stat[begin+1:end]+" cpus"] = cpus
+		}
+	}
+	return nil
+}
+
+// modules is what the kernel has loaded.
+func (s snapshot) modules() error {
+	data, err := os.ReadFile("/proc/modules")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		name, _, _ := strings.Cut(line, " ")
+		s["module "+name] = "loaded"
+	}
+	return nil
+}
+
 // sysctls is all of /proc/sys, but for what counts or changes by itself.
 func (s snapshot) sysctls() error {
 	const root = "/proc/sys/"
@@ -255,12 +302,32 @@ func (s snapshot) tree(dir string, value func(string, *syscall.Stat_t) string) e
 		if err != nil {
 			return skipGone(err)
 		}
-		s["file "+name] = value(name, &st)
+		s["file "+ofFunction(name, &st)] = value(name, &st)
 		return nil
 	})
 }
 
-// units is the state of every unit of systemd's.
+// numbered is what has a number by the order in which drivers take their functions, and pciFunction a part of a path.
+var (
+	numbered    = regexp.MustCompile(`\b(card|renderD|controlC|pcmC|hwC|midiC)[0-9]+`)
+	pciFunction = regexp.MustCompile(`/([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])`)
+)
+
+// ofFunction names a node by the PCI function that it belongs to instead of its number; all else by its path.
+func ofFunction(name string, st *syscall.Stat_t) string {
+	if st.Mode&syscall.S_IFMT != syscall.S_IFCHR {
+		return name
+	}
+	device, err := filepath.EvalSymlinks(fmt.Sprintf("/sys/dev/char/%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	functions := pciFunction.FindAllStringSubmatch(device, -1)
+	if err != nil || len(functions) == 0 {
+		return name
+	}
+	return numbered.ReplaceAllString(name, "$1*") + " of " + functions[len(functions)-1][1]
+}
+
+// units is the state of every unit of systemd's, and of a service that is active which run of it this is: one that was
+// stopped and started again has another.
 func (s snapshot) units() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -274,7 +341,16 @@ func (s snapshot) units() error {
 		return fmt.Errorf("cannot list the units: %w", err)
 	}
 	for _, u := range units {
-		s["unit "+u.Name] = strings.Join([]string{u.LoadState, u.ActiveState, u.SubState}, " ")
+		// Those of devices have the function in their names, too.
+		s["unit "+numbered.ReplaceAllString(u.Name, "$1*")] = strings.Join([]string{u.LoadState, u.ActiveState, u.SubState}, " ")
+		if u.ActiveState != "active" || !strings.HasSuffix(u.Name, ".service") {
+			continue
+		}
+		run, err := conn.GetUnitPropertyContext(ctx, u.Name, "InvocationID")
+		if err != nil {
+			return fmt.Errorf("cannot tell which run of %s this is: %w", u.Name, err)
+		}
+		s["run of "+u.Name] = run.Value.String()
 	}
 	return nil
 }
