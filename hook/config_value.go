@@ -476,7 +476,7 @@ func tunablePath(parts []string) (string, error) {
 	}
 	odd := func(r rune) bool { return !strconv.IsPrint(r) || r == ' ' }
 	if len(name) > 4095 || path.Clean(name) != name || strings.ContainsFunc(name, odd) {
-		return "", errors.New("is no path of a kernel's file, written without . and ..")
+		return "", errors.New(`is no path of a kernel's file: want one without "." and ".." in it`)
 	}
 	if !IsTunable(name) {
 		return "", errors.New(`is not under /proc/sys or /sys; want a sysctl such as vm.swappiness, or a quoted path such as "/sys/kernel/mm/ksm/run"`)

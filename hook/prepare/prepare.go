@@ -16,7 +16,15 @@ import (
 // the memory, which is what most likely falls short.
 func Steps() []hook.Step {
 	return []hook.Step{
-		quiesceStep{}, hugepagesStep{}, cpusStep{}, interruptsStep{}, kernelStep{}, frequencyStep{}, tunablesStep{}, pciStep{}, shmStep{},
+		quiesceStep{},
+		hugepagesStep{},
+		cpusStep{},
+		interruptsStep{},
+		kernelStep{},
+		frequencyStep{},
+		tunablesStep{},
+		pciStep{},
+		shmStep{},
 		inhibitStep{},
 	}
 }

@@ -1,6 +1,5 @@
 # shows: with cpus.confine_guests a guest that is pinned nowhere keeps off the CPUs of one that is, whichever starts first
-mkdir -p /etc/qemu-hook
-echo 'cpus.confine_guests = true' >/etc/qemu-hook/config.toml
+config <<<'cpus.confine_guests = true'
 define win
 define plain pci='' pages=no shm='' vcpus='' node=0
 may_use() { sed -n 's/^Cpus_allowed_list:\t//p' "/proc/$(qemu plain)/status"; }

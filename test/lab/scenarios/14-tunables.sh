@@ -1,7 +1,6 @@
 # shows: tunables have the configured values while guests run and those from before afterwards, but for one that somebody else sets meanwhile
 thp=/sys/kernel/mm/transparent_hugepage/enabled
-mkdir -p /etc/qemu-hook
-cat >/etc/qemu-hook/config.toml <<'X'
+config <<'X'
 [tunables]
 vm.swappiness = 1
 vm.stat_interval = 120
@@ -18,7 +17,6 @@ echo 100000000 >/proc/sys/vm/dirty_bytes # of which the kernel makes dirty_ratio
 before=$(values)
 define one
 define two pci="02:00.0 02:00.1" vcpus="2 3" emulator=0-1 node=0 shm=two
-explain 'unit sys-devices-.*-(sound|drm)-card[01].*|file /dev/(snd|dri)/.*' "the numbers of the host's cards"
 start one
 is "the values" "$(values)" "1 120 5 0 never"
 start two
