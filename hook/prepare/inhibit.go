@@ -22,7 +22,13 @@ func (inhibitStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.
 	case len(n.PCI) > 0:
 		what = []string{"sleep"}
 	}
-	if len(what) == 0 || !h.Exists("/run/systemd/system") {
+	if len(what) == 0 {
+		return p, nil
+	}
+	if !h.Exists("/run/systemd/system") {
+		if h.Config.Inhibit != nil {
+			p.Warn("the host is not kept from %s: that takes systemd", strings.Join(what, " and "))
+		}
 		return p, nil
 	}
 	p.Claim.Inhibit = what
