@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	"errors"
+	"maps"
 
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs"
@@ -73,7 +74,7 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	if moving > 0 {
 		h.Logf(Info, "%d interrupts moved; %d stay, as the kernel moves those by itself or not at all", moving-s.refused, s.refused)
 	}
-	return errors.Join(err, h.steer(messages))
+	return errors.Join(err, h.keepInterrupts(ctx, own(messages, lines)), h.steer(messages))
 }
 
 // defaults is what interrupts are given when they are registered: before the first claim, and now.
@@ -129,6 +130,13 @@ func (h *Host) guestInterrupts() (messages, lines map[int]cpuset.Set, err error)
 		}
 	}
 	return messages, lines, nil
+}
+
+// own are all interrupts of guests'.
+func own(messages, lines map[int]cpuset.Set) map[int]cpuset.Set {
+	all := maps.Clone(messages)
+	maps.Copy(all, lines)
+	return all
 }
 
 // steer has guests' message-signalled interrupts go to their CPUs. Nothing of it needs to be put back.

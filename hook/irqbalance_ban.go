@@ -2,6 +2,7 @@ package hook
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,6 +19,9 @@ type BanBaseline struct {
 	Now cpuset.Set `json:"now"` // as it was told last, or, unless Told, is being told
 	// Told says that it was told Now.
 	Told bool `json:"told,omitempty"`
+	// IRQs are guests' interrupts that it was told to leave where they are, on top of WasIRQs.
+	IRQs    []int `json:"irqs,omitempty"`
+	WasIRQs []int `json:"was_irqs,omitempty"`
 	// Back is when it was told what it was before; zero while guests claim CPUs. For a while its own answer is not to be
 	// trusted then.
 	Back time.Time `json:"back,omitzero"`
@@ -70,6 +74,12 @@ func (h *Host) SettleIRQBalance(ctx context.Context) error {
 	if err := h.SaveLedger(); err != nil {
 		return err
 	}
+	if claims.Banned.Empty() && len(b.IRQs) > 0 {
+		if err := daemon.BanIRQs(ctx, b.WasIRQs); err != nil {
+			return err
+		}
+		b.IRQs, b.WasIRQs = nil, nil
+	}
 	if err := daemon.Ban(ctx, want); err != nil {
 		return err
 	}
@@ -77,4 +87,28 @@ func (h *Host) SettleIRQBalance(ctx context.Context) error {
 		b.Back = h.Now()
 	}
 	return h.SaveLedger()
+}
+
+// keepInterrupts has irqbalance leave guests' interrupts where they are: it would move them off the CPUs that it is to leave
+// alone.
+func (h *Host) keepInterrupts(ctx context.Context, own map[int]cpuset.Set) error {
+	b := h.Ledger.Banned
+	irqs := slices.Sorted(maps.Keys(own))
+	if b == nil || !b.Told || !b.Back.IsZero() || slices.Equal(irqs, b.IRQs) {
+		return nil
+	}
+	daemon, err := FindIRQBalance(h.FS)
+	if err != nil || daemon == nil || daemon.pid != b.PID {
+		return err
+	}
+	if len(b.IRQs) == 0 {
+		if b.WasIRQs, err = daemon.BannedIRQs(ctx); err != nil {
+			return err
+		}
+	}
+	b.IRQs = irqs
+	if err := h.SaveLedger(); err != nil {
+		return err
+	}
+	return daemon.BanIRQs(ctx, append(slices.Clone(b.WasIRQs), irqs...))
 }
