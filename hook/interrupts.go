@@ -38,23 +38,19 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	}
 	before := defaults{}
 	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
-		before = defaults{was: m.Was, now: m.Now, had: m.Had}
+		// What it really is: a hook that was killed may not have come to write what is on record.
+		now, err := h.ReadCPUs(sysfs.DefaultInterruptCPUs)
+		if err == nil && !s.drifted(sysfs.DefaultInterruptCPUs, m, now) {
+			before = defaults{was: m.Was, now: now}
+		}
 	}
 	s.look(sysfs.DefaultInterruptCPUs)
-	after := before
-	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
-		after = defaults{was: m.Was, now: m.Now}
-	}
-	if before.known() || after.known() {
+	if before.known() {
 		if err := s.readNodes(); err != nil {
 			return err
 		}
 	}
 	s.inherit = func(now cpuset.Set) (cpuset.Set, bool) { return before.inherited(now, s.online, s.nodes) }
-	s.keep = func(now cpuset.Set) bool {
-		_, ok := after.inherited(now, s.online, s.nodes)
-		return ok && !claimed.Empty()
-	}
 	there := map[string]bool{sysfs.DefaultInterruptCPUs: true}
 	for _, irq := range irqs {
 		if messages[irq].Empty() {
@@ -78,7 +74,7 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 }
 
 // defaults is what interrupts are given when they are registered: before the first claim, and now.
-type defaults struct{ was, now, had cpuset.Set }
+type defaults struct{ was, now cpuset.Set }
 
 func (d defaults) known() bool { return !d.now.Empty() }
 
@@ -86,17 +82,15 @@ func (d defaults) known() bool { return !d.now.Empty() }
 // registered. Of the default an interrupt gets the CPUs that are on line, and of those the ones of its device's NUMA node, if there
 // are any among them (irq_setup_affinity in kernel/irq/manage.c).
 func (d defaults) inherited(mask, online cpuset.Set, nodes []cpuset.Set) (was cpuset.Set, ok bool) {
-	for _, now := range []cpuset.Set{d.now, d.had} {
-		if now.Empty() || now.Equal(d.was) || !mask.Minus(now).Empty() {
-			continue
-		}
-		if mask.Equal(now) {
-			return d.was, true
-		}
-		for _, part := range append([]cpuset.Set{online}, nodes...) {
-			if part = part.Intersect(online); mask.Equal(now.Intersect(part)) {
-				return d.was.Intersect(part), true
-			}
+	if d.now.Empty() || d.now.Equal(d.was) || !mask.Minus(d.now).Empty() {
+		return cpuset.Set{}, false
+	}
+	if mask.Equal(d.now) {
+		return d.was, true
+	}
+	for _, part := range append([]cpuset.Set{online}, nodes...) {
+		if part = part.Intersect(online); mask.Equal(d.now.Intersect(part)) {
+			return d.was.Intersect(part), true
 		}
 	}
 	return cpuset.Set{}, false

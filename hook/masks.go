@@ -20,6 +20,19 @@ type Mask struct {
 	// Now is what it was given last, or is being given; Had what it had before that.
 	Now cpuset.Set `json:"now"`
 	Had cpuset.Set `json:"had,omitzero"`
+	// Moved says that a claim moved it: it can be moved.
+	Moved bool `json:"moved,omitempty"`
+}
+
+// CountMoved counts the masks that are not as they were.
+func CountMoved(masks map[string]*Mask) int {
+	n := 0
+	for _, m := range masks {
+		if !m.Now.Equal(m.Was) {
+			n++
+		}
+	}
+	return n
 }
 
 // threadKey is a kernel thread's key among the masks; all other keys are paths. threadOf is its reverse.
@@ -67,10 +80,9 @@ type settling struct {
 	online  cpuset.Set
 	present cpuset.Set   // on line or not
 	nodes   []cpuset.Set // CPUs of each NUMA node, read when first needed
-	// inherit says what a mask would be that nobody has seen before, if no claim had been there when it was made. keep says
-	// that one which needs no move must be remembered all the same, as it could be taken for such a one later.
+	// inherit says what a mask would be that nobody has seen before, if no claim had been there when it was made; nil where
+	// that cannot be. Where it can, all masks are remembered, those that need no move as well: they have been seen.
 	inherit func(now cpuset.Set) (was cpuset.Set, ok bool)
-	keep    func(now cpuset.Set) bool
 	// own are masks that are to be this, by key.
 	own map[string]cpuset.Set
 	// some says that the kernel moves some of them by itself, or not at all.
@@ -78,8 +90,9 @@ type settling struct {
 
 	changed bool // the ledger
 	writes  []string
-	left    []string // what somebody else has set meanwhile
-	refused int      // what the kernel moves itself, or nowhere
+	first   map[string]bool // what no claim has moved before
+	left    []string        // what somebody else has set meanwhile
+	refused int             // what the kernel moves itself, or nowhere
 	errs    error
 }
 
@@ -87,7 +100,7 @@ func (h *Host) newSettling(masks *map[string]*Mask, claimed cpuset.Set) (*settli
 	if *masks == nil {
 		*masks = map[string]*Mask{}
 	}
-	s := &settling{h: h, masks: *masks, claimed: claimed}
+	s := &settling{h: h, masks: *masks, claimed: claimed, first: map[string]bool{}}
 	var err error
 	if s.online, err = h.OnlineCPUs(); err == nil {
 		s.present, err = h.PresentCPUs()
@@ -117,7 +130,7 @@ func (s *settling) look(key string) {
 	}
 	was := now
 	switch {
-	case m != nil && s.drifted(m, now):
+	case m != nil && s.drifted(key, m, now):
 		s.left = append(s.left, key)
 		if s.claimed.Empty() {
 			s.forget(key)
@@ -141,9 +154,10 @@ func (s *settling) look(key string) {
 		if s.waits(key, now, was) {
 			return // what is missing comes back with its CPUs, at a later event
 		}
-		if keep := s.keep != nil && s.keep(now); m != nil && !keep {
+		switch keep := s.inherit != nil && !s.claimed.Empty(); {
+		case m != nil && !keep:
 			s.forget(key)
-		} else if m == nil && keep {
+		case m == nil && keep:
 			s.masks[key], s.changed = &Mask{Was: was, Now: now}, true
 		}
 	case m == nil:
@@ -153,6 +167,10 @@ func (s *settling) look(key string) {
 	}
 	if !right {
 		s.writes = append(s.writes, key)
+		if m := s.masks[key]; !m.Moved && !want.Equal(was) {
+			m.Moved, s.changed = true, true
+			s.first[key] = true
+		}
 	}
 }
 
@@ -214,7 +232,7 @@ func (s *settling) want(key string, was cpuset.Set) (cpuset.Set, error) {
 		return was, nil
 	}
 	left := was.Minus(s.claimed)
-	if left.Equal(was) || !left.Intersect(s.online).Empty() {
+	if !left.Intersect(s.online).Empty() {
 		return left, nil
 	}
 	if err := s.readNodes(); err != nil {
@@ -244,22 +262,24 @@ func (s *settling) readNodes() error {
 	return nil
 }
 
-// drifted reports whether a mask is none that it had before or was given. CPUs that are off line say nothing: some
-// files leave them out.
-func (s *settling) drifted(m *Mask, now cpuset.Set) bool {
-	same := func(set cpuset.Set) bool {
-		if now.Equal(set) {
-			return true
-		}
-		set = set.Intersect(s.online)
-		here := now.Intersect(s.online)
-		if set.Empty() || here.Equal(set) {
-			// When the last of its CPUs goes off line the kernel moves an interrupt to all that are left.
-			return true
-		}
-		return here.Intersect(set).Empty() && s.online.Minus(here).Equal(set)
+// drifted reports whether a mask is none that it had before or was given.
+func (s *settling) drifted(key string, m *Mask, now cpuset.Set) bool {
+	return !s.is(key, now, m.Was) && !s.is(key, now, m.Now) && (m.Had.Empty() || !s.is(key, now, m.Had))
+}
+
+// is reports whether a mask is this set still, as far as it is up to anybody but the kernel: when the last CPU of an
+// interrupt's goes off line, it goes to all that are left, and stays there when the CPU is back.
+func (s *settling) is(key string, now, set cpuset.Set) bool {
+	if s.same(key, now, set) {
+		return true
 	}
-	return !same(m.Was) && !same(m.Now) && (m.Had.Empty() || !same(m.Had))
+	if !strings.HasSuffix(key, "/smp_affinity_list") {
+		return false
+	}
+	if set.Intersect(s.online).Empty() {
+		return s.online.Minus(now).Empty()
+	}
+	return set.Len() <= now.Len() && now.Intersect(set).Empty() && s.online.Minus(now).Equal(set)
 }
 
 // settle writes what look has decided. What the kernel does not let anybody move is counted, and is no error.
@@ -283,12 +303,12 @@ func (s *settling) settle(ctx context.Context) error {
 			continue
 		case err == nil:
 			// Back where it was, unless it has to be told from new ones.
-			if m.Now.Equal(m.Was) && (s.claimed.Empty() || s.keep == nil || !s.keep(m.Now)) {
+			if m.Now.Equal(m.Was) && (s.claimed.Empty() || s.inherit == nil) {
 				delete(s.masks, key)
 				changed = true
 			}
 			continue
-		case s.some && immovable(err) && !m.Now.Equal(m.Was), errors.Is(err, syscall.EOPNOTSUPP):
+		case s.some && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved), errors.Is(err, syscall.EOPNOTSUPP):
 			// EOPNOTSUPP: threads are those of the running host, whatever root this one has.
 			s.refused++
 		case vanished(err):
@@ -300,7 +320,7 @@ func (s *settling) settle(ctx context.Context) error {
 		}
 		// It is where it was before this write.
 		changed = true
-		if m.Had.Equal(m.Was) || m.Had.Empty() {
+		if !m.Moved || s.first[key] {
 			delete(s.masks, key)
 		} else {
 			m.Now = m.Had
@@ -334,7 +354,7 @@ func (h *Host) Drifted() []string {
 	for _, masks := range []map[string]*Mask{h.Ledger.Interrupts, h.Ledger.KernelWork} {
 		for _, key := range sortedKeys(masks) {
 			m := masks[key]
-			if now, err := h.readMask(key); err == nil && s.drifted(m, now) {
+			if now, err := h.readMask(key); err == nil && s.drifted(key, m, now) {
 				all = append(all, fmt.Sprintf("%s: %s instead of %s", key, now, m.Now))
 			}
 		}

@@ -138,7 +138,7 @@ func gatherStatus(h *hook.Host) *statusReport {
 		b := h.Ledger.Settings[file]
 		s.Settings = append(s.Settings, settingStatus{file, b.Was, b.Now})
 	}
-	s.Moved = movedStatus{len(h.Ledger.Interrupts), len(h.Ledger.KernelWork)}
+	s.Moved = movedStatus{hook.CountMoved(h.Ledger.Interrupts), hook.CountMoved(h.Ledger.KernelWork)}
 	s.Stopped = append(s.Stopped, h.Ledger.Stopped...)
 	if c := h.Ledger.Console; c != nil {
 		s.Console = append(s.Console, c.Consoles...)
