@@ -62,7 +62,8 @@ type rig struct {
 	state  string
 	config *hook.Config
 	stale  sysfstest.Stale
-	inline bool // slow writes have deadlines, as in the program's worker
+	inline bool                            // slow writes have deadlines, as in the program's worker
+	door   func(sysfs.Kernel) sysfs.Kernel // what the program sees the host through; nil for the model itself
 }
 
 func newRig(t *testing.T, host string) *rig {
@@ -101,8 +102,12 @@ func (r *rig) clone() *rig {
 func (r *rig) host() *hook.Host {
 	systemd := r.model.Systemd()
 	systemd.Stale = r.stale
+	fs := r.model.FS()
+	if r.door != nil {
+		fs = sysfs.FS{Kernel: r.door(fs.Kernel)}
+	}
 	return &hook.Host{
-		FS: r.model.FS(), Systemd: systemd, State: journal.Open(r.state, "boot"), Config: r.config,
+		FS: fs, Systemd: systemd, State: journal.Open(r.state, "boot"), Config: r.config,
 		Ledger: &hook.Ledger{Guests: map[string]*hook.Guest{}}, Now: time.Now,
 	}
 }
