@@ -320,7 +320,9 @@ func (s *settling) settle(ctx context.Context) error {
 		}
 		// It is where it was before this write.
 		changed = true
-		if !m.Moved || s.first[key] {
+		refused := immovable(err) || errors.Is(err, syscall.EOPNOTSUPP)
+		m.Moved = m.Moved && !s.first[key]
+		if !m.Moved && (refused || m.Had.Equal(m.Was)) {
 			delete(s.masks, key)
 		} else {
 			m.Now = m.Had

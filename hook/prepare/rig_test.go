@@ -107,10 +107,22 @@ func (r *rig) host() *hook.Host {
 		fs = sysfs.FS{Kernel: r.door(fs.Kernel)}
 	}
 	return &hook.Host{
-		FS: fs, Systemd: systemd, State: journal.Open(r.state, "boot"), Config: r.config,
+		FS: fs, Systemd: systemd, State: r.journal(), Config: r.config,
 		Ledger: &hook.Ledger{Guests: map[string]*hook.Guest{}}, Now: time.Now,
 	}
 }
+
+// loaded is host, with what is on record.
+func (r *rig) loaded() *hook.Host {
+	r.t.Helper()
+	h := r.host()
+	if err := h.LoadLedger(); err != nil {
+		r.t.Fatal(err)
+	}
+	return h
+}
+
+func (r *rig) journal() *journal.Dir { return journal.Open(r.state, "boot") }
 
 func (r *rig) locked(f func(h *hook.Host) error) error {
 	h := r.host()
