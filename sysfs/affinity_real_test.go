@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest/fusetest"
@@ -26,7 +28,22 @@ func twoCPUs(t *testing.T) (host sysfs.FS, one cpuset.Set) {
 	if online.Len() < 2 {
 		fusetest.Lacking(t, "a second CPU is missing: only %s is on line", online)
 	}
+	alone(t)
 	return host, last(online)
+}
+
+// alone has the test be the only one on this machine that moves the running kernel's masks: tests of other packages run at the
+// same time, and would take what is moved for what was.
+func alone(t *testing.T) {
+	t.Helper()
+	lock, err := os.Open("/proc/irq")
+	if err != nil {
+		fusetest.Lacking(t, "interrupts are missing: %v", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lock.Close() })
 }
 
 // keepReal puts a file of the running kernel back at the end of the test, whatever happens.

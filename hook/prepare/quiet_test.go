@@ -16,6 +16,7 @@ import (
 	"qemu-hook/hook/prepare"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/sysfs/sysfstest/fusetest"
 )
 
 // counting counts the reads and writes of each file.
@@ -80,15 +81,16 @@ func TestInterruptsAreReadOnce(t *testing.T) {
 // What is moved of the running kernel's goes back to where it was. Nothing else of the host is touched.
 func TestQuietOnTheRunningKernel(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("root is missing: only root moves interrupts")
+		fusetest.Lacking(t, "root is missing: only root moves interrupts")
 	}
+	alone(t)
 	fs, err := sysfs.New("/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	online, err := fs.OnlineCPUs()
 	if err != nil || online.Len() < 2 {
-		t.Skip("a second CPU is missing")
+		fusetest.Lacking(t, "a second CPU is missing: %s, %v", online, err)
 	}
 	masks := func() string {
 		var b strings.Builder
