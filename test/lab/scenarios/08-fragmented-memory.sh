@@ -1,4 +1,4 @@
-# shows: in fragmented memory the guest gets its pages, where a plain write to the pool gets fewer than half of them
+# shows: in fragmented memory the guest gets its pages, where a plain write to the pool, by a kernel told not to compact for it, gets fewer than half
 # seconds: 240
 
 # All of the node but 2000 MiB is out of the way; the rest is in pieces too small for a huge page.
@@ -12,28 +12,25 @@ in_pieces() {
 	grep "Node 1, zone   Normal" /proc/buddyinfo
 }
 
-# A kernel that never failed at it puts pieces together for a plain write, too, and gets far. Once it failed again and again, as on
-# a host that has run for long, it puts that off for its next 64 tries.
+# How far a kernel gets that compacts for a plain write is chance: from 8 of 492 pages to all of 300 was seen here. This keeps it
+# from that, for the plain write and for the hook alike; what the hook asks for by itself, compact_memory, it does not keep it from.
+threshold=$(</proc/sys/vm/extfrag_threshold)
+echo 1000 >/proc/sys/vm/extfrag_threshold
 in_pieces
-for _ in {1..8}; do echo $((held + 600)) >$pool; done
-echo "at first a plain write gets $(($(<$pool) - held)) of 600 pages, more than there can be"
-echo "$held" >$pool
-end_helper "$HELPER"
-
-in_pieces
-echo $((held + 440)) >$pool
+echo $((held + 350)) >$pool
 plain=$(($(<$pool) - held))
-echo "a plain write got $plain of 440 pages"
+echo "a plain write got $plain of 350 pages"
 echo "$held" >$pool
 end_helper "$HELPER"
 
 in_pieces
-define win memory=880 pci='' shm=''
+define win memory=700 pci='' shm=''
 start win
-is "pages on node 1" "$(pages 1)" $((held + 440))
+is "pages on node 1" "$(pages 1)" $((held + 350))
 stop win
 end_helper "$HELPER"
 end_helper "${HELPERS[0]}"
+echo "$threshold" >/proc/sys/vm/extfrag_threshold
 echo 0 >$pool
 as_before
-((plain < 220)) || fail "a plain write got $plain: the memory was not in pieces small enough to show anything"
+((plain < 175)) || fail "a plain write got $plain: the memory was not in pieces small enough to show anything"
