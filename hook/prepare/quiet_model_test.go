@@ -123,12 +123,10 @@ type quietMachine struct {
 }
 
 func newQuietMachine(t *testing.T, model *sysfstest.Host, irqs int, guests []*domain.Needs, state string) *quietMachine {
-	config := hook.DefaultConfig()
-	c, err := hook.ParseConfig("test", []byte("cpus.isolate = \"pinned\"\ncpus.governor = \"performance\"\ntunables.vm.swappiness = 1\n"))
+	config, err := hook.ParseConfig("test", []byte("cpus.isolate = \"pinned\"\ncpus.governor = \"performance\"\ntunables.vm.swappiness = 1\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	config = c
 	m := &quietMachine{
 		r: &rig{t: t, model: model, state: state, config: config}, guests: guests, running: map[int]bool{}, offline: -1, irqs: irqs,
 		e: expected{map[string]cpuset.Set{}, map[string]cpuset.Set{}, map[string][]cpuset.Set{}, map[string]bool{}, map[string]bool{}, nil},
