@@ -64,6 +64,7 @@ type rig struct {
 	stale  sysfstest.Stale
 	inline bool                            // slow writes have deadlines, as in the program's worker
 	door   func(sysfs.Kernel) sysfs.Kernel // what the program sees the host through; nil for the model itself
+	boot   string                          // where it is not the first one
 }
 
 func newRig(t *testing.T, host string) *rig {
@@ -122,7 +123,7 @@ func (r *rig) loaded() *hook.Host {
 	return h
 }
 
-func (r *rig) journal() *journal.Dir { return journal.Open(r.state, "boot") }
+func (r *rig) journal() *journal.Dir { return journal.Open(r.state, "boot"+r.boot) }
 
 func (r *rig) locked(f func(h *hook.Host) error) error {
 	h := r.host()
