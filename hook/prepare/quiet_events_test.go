@@ -254,7 +254,7 @@ func (m *eventsMachine) compare() {
 	}
 }
 
-// Pitfalls 20 to 22: guests with functions and without, whose drivers' and own interrupts come and go; the program is killed
+// Pitfalls 22 and 23: guests with functions and without, whose drivers' and own interrupts come and go; the program is killed
 // anywhere, writes are refused, the machine restarts with an old state. In the end it is as after a boot.
 func TestQuietThroughKillsAndBoots(t *testing.T) {
 	fresh, err := sysfstest.Parse("events", []byte(eventsHost))
