@@ -366,7 +366,7 @@ func pinnedGuests(pins ...string) []*domain.Needs {
 	return all
 }
 
-// Pitfalls 20 to 24 and 26: whatever happens to a host with guests that come and go, its masks are what they are to be.
+// Pitfalls 22 and 23: whatever happens to a host with guests that come and go, its masks are what they are to be.
 func TestQuietInAnyOrder(t *testing.T) {
 	base, err := sysfstest.Parse("quiet", []byte(quietHost(8, 2, 30)))
 	if err != nil {
