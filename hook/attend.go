@@ -68,6 +68,11 @@ func (h *Host) startAttendants(ctx context.Context, uuid string, g *Guest) error
 	if err != nil {
 		return err
 	}
+	if scope == "" {
+		// It would not end with the guest.
+		h.Logf(Info, "%s runs in no scope that can be seen: nothing is started beside it", g.Name)
+		return nil
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot tell where this program lies: %w", err)

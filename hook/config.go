@@ -205,6 +205,9 @@ func ParseConfig(name string, data []byte) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := sameTunable(name, settings); err != nil {
+		return nil, err
+	}
 	c := DefaultConfig()
 	for _, s := range settings {
 		if s.guest == "" {

@@ -156,7 +156,7 @@ func configBarePath(data []byte, line int) string {
 		return ""
 	}
 	key, _, ok := strings.Cut(lines[line-1], "=")
-	if key = strings.TrimSpace(key); !ok || !strings.HasPrefix(key, "/") {
+	if key = strings.TrimSpace(key); !ok || !strings.Contains(key, "/") || strings.ContainsAny(key, "\"'") {
 		return ""
 	}
 	return configValue(key)

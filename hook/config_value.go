@@ -12,6 +12,7 @@ import (
 
 	"qemu-hook/cpuset"
 	"qemu-hook/domain"
+	"qemu-hook/sysfs"
 )
 
 // What follows makes the set functions of keys. Their errors go behind the key and its value: they say what is wrong
@@ -476,12 +477,14 @@ func tunablePath(parts []string) (string, error) {
 	}
 	odd := func(r rune) bool { return !strconv.IsPrint(r) || r == ' ' }
 	if len(name) > 4095 || path.Clean(name) != name || strings.ContainsFunc(name, odd) {
-		return "", errors.New(`is no path of a kernel's file: want one without "." and ".." in it`)
+		return "", errors.New(`is no path of a kernel's file: want one without spaces, "." and ".." in it`)
 	}
 	if !IsTunable(name) {
 		return "", errors.New(`is not under /proc/sys or /sys; want a sysctl such as vm.swappiness, or a quoted path such as "/sys/kernel/mm/ksm/run"`)
 	}
 	switch base := path.Base(name); {
+	case strings.HasPrefix(name, "/sys/devices/virtual/workqueue/"), strings.HasPrefix(name, "/sys/bus/workqueue/"), name == sysfs.WatchdogCPUs:
+		return "", errors.New("is for the step kernel, which keeps the guests' CPUs out of it")
 	case strings.Contains(name, "hugepages/") || strings.HasPrefix(base, "nr_hugepages"):
 		return "", errors.New("is for the step hugepages, which takes from it what the guest's memory needs")
 	case strings.HasPrefix(name, "/sys/fs/cgroup/"):
@@ -498,4 +501,23 @@ func tunablePath(parts []string) (string, error) {
 // IsTunable reports whether a path lies in one of the trees that [tunables] is about.
 func IsTunable(file string) bool {
 	return strings.HasPrefix(file, "/proc/sys/") || strings.HasPrefix(file, "/sys/")
+}
+
+// sameTunable refuses two keys that name one file, of which nobody could say which counts.
+func sameTunable(name string, settings []configSetting) error {
+	seen := map[string][]string{}
+	for _, s := range settings {
+		if !s.key.deep() {
+			continue
+		}
+		file, err := tunablePath(s.path[1:])
+		if err != nil {
+			return err
+		}
+		if first := seen[s.guest+" "+file]; first != nil {
+			return s.parser.mistake(s.path, nil, "is the same as "+configKeyString(first...)+", "+file)
+		}
+		seen[s.guest+" "+file] = s.path
+	}
+	return nil
 }

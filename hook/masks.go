@@ -50,6 +50,11 @@ func threadOf(key string) (p sysfs.Process, ok bool) {
 	return p, err1 == nil && err2 == nil
 }
 
+func isThread(key string) bool {
+	_, ok := threadOf(key)
+	return ok
+}
+
 func (h *Host) readMask(key string) (cpuset.Set, error) {
 	if p, ok := threadOf(key); ok {
 		if !p.Alive(h.FS) {
@@ -108,6 +113,8 @@ func (h *Host) newSettling(masks *map[string]*Mask, claimed cpuset.Set) (*settli
 	if err == nil {
 		s.host, err = h.HostCPUs(claimed)
 	}
+	// Whatever cpus.host says: a guest's CPUs are not the host's.
+	s.host = s.host.Minus(claimed)
 	if err == nil && s.host.Intersect(s.online).Empty() {
 		err = fmt.Errorf("cannot keep the host's work off CPUs %s: none would be left for it", claimed)
 	}
@@ -209,9 +216,9 @@ func vanished(err error) bool {
 }
 
 // immovable reports whether an error says that nobody may move an interrupt: it is managed by the kernel, or bound to a
-// CPU (write_irq_affinity in kernel/irq/proc.c: EIO, EPERM in newer kernels).
+// CPU (write_irq_affinity in kernel/irq/proc.c: EIO, EPERM in newer kernels); or that the host's CPUs have no vector left for it (ENOSPC).
 func immovable(err error) bool {
-	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EPERM)
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC)
 }
 
 func (s *settling) forget(key string) {
@@ -311,7 +318,8 @@ func (s *settling) settle(ctx context.Context) error {
 		case s.some && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved), errors.Is(err, syscall.EOPNOTSUPP):
 			// EOPNOTSUPP: threads are those of the running host, whatever root this one has.
 			s.refused++
-		case vanished(err):
+		case vanished(err), isThread(key) && errors.Is(err, syscall.EINVAL):
+			// EINVAL: a worker that was bound to its CPU since it was listed.
 			delete(s.masks, key)
 			changed = true
 			continue

@@ -1,7 +1,9 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -21,10 +23,12 @@ func (h FS) MemoryNodes() (cpuset.Set, error) { return h.readList(nodeDir + "/ha
 // NodeCPUs returns the CPUs of a node, nodeN/cpulist.
 func (h FS) NodeCPUs(node int) (cpuset.Set, error) { return h.readList(nodePath(node) + "/cpulist") }
 
-// CPUNodes returns the CPUs of each node that has some, nodeN of has_cpu.
+// CPUNodes returns the CPUs of each node that has some, nodeN of has_cpu; none where the kernel knows no nodes.
 func (h FS) CPUNodes() ([]cpuset.Set, error) {
 	ids, err := h.readList(nodeDir + "/has_cpu")
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
 		return nil, err
 	}
 	var nodes []cpuset.Set

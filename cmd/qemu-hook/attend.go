@@ -41,6 +41,9 @@ func attend(o options, uuid string) (there bool, err error) {
 	if err != nil || !onRecord(h) {
 		return false, err
 	}
+	if cfg, err := loadConfig(h, o); err == nil {
+		h.Config = cfg
+	}
 	ctx := context.Background()
 	err = h.Locked(ctx, "attend "+uuid, newWorker(o), func() error {
 		if there = h.Ledger.Guests[uuid] != nil; !there {

@@ -57,7 +57,9 @@ Done by hand it is fine before virsh start, which then finds everything ready.`
 	helpRelease = `give back what a guest has, by what is recorded
 A guest that has nothing is a success. Every part is tried, whatever fails; the exit status is 1
 if something could not be given back, and status then says what.`
-	helpStarted   = `note that the guest runs and has its memory`
+	helpStarted = `note that the guest runs, and settle what exists only now
+The guest's own interrupts go to its CPUs, those of the host that have appeared since leave them, and
+what runs beside the guest is started: what keeps the host awake, what looks for late interrupts.`
 	helpReconnect = `check a running guest's host, and settle it again`
 	helpNothing   = `an event of libvirt's at which this hook does nothing`
 	helpPlan      = `what prepare would do, line by line; nothing is changed`

@@ -25,7 +25,13 @@ func (cpusStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Pro
 	if !cpus.absent.Empty() {
 		p.Warn("the guest is pinned to CPUs %s, which are not online (%s are): QEMU may fail to start", cpus.absent, cpus.online)
 	}
+	if both := h.Config.CPUs.Host.Intersect(cpus.wanted); !both.Empty() {
+		p.Note("CPUs %s are the guest's and also in cpus.host: the host's processes stay on them", both)
+	}
 	overlaps(h, n, cpus.wanted, &p)
+	if err := splitCores(h, cpus, &p); err != nil {
+		return p, err
+	}
 	claim := cpus.wanted.Minus(cpus.isolated)
 	if claim.Empty() {
 		return p, nil
@@ -34,9 +40,6 @@ func (cpusStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Pro
 		p.Warn("the host is not kept off the guest's CPUs %s: it would keep %s; leave it a core in the domain's <vcpupin>s, "+
 			"or say cpus.min_host in the configuration", claim, cmp.Or(cpus.host.String(), "none"))
 		return p, nil
-	}
-	if err := splitCores(h, cpus, &p); err != nil {
-		return p, err
 	}
 	if err := h.CPUControl(); err != nil {
 		p.Warn("the guest's CPUs %s are not kept free of the host: %v", claim, err)

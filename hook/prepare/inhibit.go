@@ -2,6 +2,7 @@ package prepare
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"qemu-hook/domain"
@@ -26,7 +27,7 @@ func (inhibitStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.
 		return p, nil
 	}
 	if !h.Exists("/run/systemd/system") {
-		if h.Config.Inhibit != nil {
+		if h.Config.Inhibit != nil || slices.Contains(h.Config.Required, inhibitStep{}.Name()) {
 			p.Warn("the host is not kept from %s: that takes systemd", strings.Join(what, " and "))
 		}
 		return p, nil

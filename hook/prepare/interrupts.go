@@ -13,7 +13,7 @@ type interruptsStep struct{}
 
 func (interruptsStep) Name() string { return "interrupts" }
 
-func (interruptsStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Proposal, error) {
+func (interruptsStep) Plan(ctx context.Context, h *hook.Host, n *domain.Needs) (hook.Proposal, error) {
 	var p hook.Proposal
 	cpus, err := guestCPUs(h, n)
 	if err != nil || cpus.free().Empty() {
@@ -26,10 +26,19 @@ func (interruptsStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (ho
 	}
 	stop := h.Config.CPUs.IRQBalance == hook.IRQBalanceStop
 	daemon, err := hook.FindIRQBalance(h.FS)
+	runs := daemon != nil
+	if daemon == nil && err == nil && h.Exists("/run/systemd/system") {
+		// One that has no socket that is known here.
+		ask, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		runs, _ = h.Systemd.UnitRuns(ask, hook.IRQBalanceUnit)
+	}
 	switch {
-	case stop && (daemon != nil || slices.Contains(h.Ledger.Stopped, hook.IRQBalanceUnit)):
+	case stop && (runs || slices.Contains(h.Ledger.Stopped, hook.IRQBalanceUnit)):
 		p.Claim.Units = []string{hook.IRQBalanceUnit}
 		p.Line("%s does not run meanwhile", hook.IRQBalanceUnit)
+	case runs && daemon == nil:
+		p.Warn("irqbalance runs and has no socket by which to tell it of the guest's CPUs: it moves interrupts back; set cpus.irqbalance = \"stop\"")
 	case err != nil:
 		p.Warn("irqbalance cannot be told to leave the guest's CPUs alone: %v", err)
 	case daemon != nil && !stop:

@@ -206,7 +206,7 @@ func refuseEachWriteOfRelease(t *testing.T, base *rig, n *domain.Needs) {
 			if c.N == i {
 				at = c
 				if strings.HasPrefix(c.Path, "/proc/irq/") {
-					return syscall.ENOSPC // EIO is how the kernel says that it moves this one by itself
+					return syscall.EBUSY // EIO is how the kernel says that it moves this one by itself
 				}
 				return syscall.EIO
 			}

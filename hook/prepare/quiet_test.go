@@ -3,152 +3,16 @@ package prepare_test
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
-	"qemu-hook/cpuset"
 	"qemu-hook/domain"
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
-	"qemu-hook/sysfs/sysfstest/fusetest"
 )
-
-// counting counts the reads and writes of each file.
-type counting struct {
-	sysfs.Kernel
-	reads, writes map[string]int
-}
-
-func (c counting) ReadFile(name string) ([]byte, error) {
-	c.reads[name]++
-	return c.Kernel.ReadFile(name)
-}
-
-func (c counting) WriteFile(name string, value []byte) error {
-	c.writes[name]++
-	return c.Kernel.WriteFile(name, value)
-}
-
-// Each interrupt is read once in an event and written at most once, and not at all where it is right.
-func TestInterruptsAreReadOnce(t *testing.T) {
-	const irqs = 8192
-	model, err := sysfstest.Parse("large", []byte(quietHost(1024, 16, irqs)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer model.Close()
-	r := &rig{t: t, model: model, state: t.TempDir() + "/state", config: hook.DefaultConfig()}
-	n := pinnedGuests("2-50")[0]
-	r.config.CPUs.Isolate = hook.IsolatePinned
-	before := r.snapshot()
-	event := func(what string, most int, do func(h *hook.Host) error) {
-		t.Helper()
-		c := counting{model.FS().Kernel, map[string]int{}, map[string]int{}}
-		if err := r.locked(func(h *hook.Host) error {
-			h.FS = sysfs.FS{Kernel: c}
-			return do(h)
-		}); err != nil {
-			t.Fatal(err)
-		}
-		written := 0
-		for i := range irqs {
-			file := sysfs.InterruptCPUs(i)
-			if c.reads[file] != 1 || c.writes[file] > 1 {
-				t.Fatalf("%s: %s was read %d times and written %d times", what, file, c.reads[file], c.writes[file])
-			}
-			written += c.writes[file]
-		}
-		if written > most {
-			t.Errorf("%s: %d interrupts were written, want %d at most", what, written, most)
-		}
-	}
-	event("prepare", irqs, func(h *hook.Host) error {
-		_, err := prepare.Run(context.Background(), h, n, hook.Caller{})
-		return err
-	})
-	managed := irqs/5 + 1 // refused each time
-	event("started", managed, func(h *hook.Host) error { return h.Started(context.Background(), n.Guest.UUID, n.Guest.Name) })
-	event("release", irqs, func(h *hook.Host) error { return h.GiveBack(context.Background(), n.Guest.UUID) })
-	r.wantAsBefore(before, "after release")
-}
-
-// What is moved of the running kernel's goes back to where it was. Nothing else of the host is touched.
-func TestQuietOnTheRunningKernel(t *testing.T) {
-	if os.Geteuid() != 0 {
-		fusetest.Lacking(t, "root is missing: only root moves interrupts")
-	}
-	alone(t)
-	fs, err := sysfs.New("/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	online, err := fs.OnlineCPUs()
-	if err != nil || online.Len() < 2 {
-		fusetest.Lacking(t, "a second CPU is missing: %s, %v", online, err)
-	}
-	masks := func() string {
-		var b strings.Builder
-		irqs, err := fs.Interrupts()
-		if err != nil {
-			t.Fatal(err)
-		}
-		files := []string{sysfs.DefaultInterruptCPUs, sysfs.WorkqueueCPUs, sysfs.WritebackCPUs, sysfs.WatchdogCPUs}
-		for _, irq := range irqs {
-			files = append(files, sysfs.InterruptCPUs(irq))
-		}
-		for _, f := range files {
-			if v, err := fs.Read(f); err == nil {
-				fmt.Fprintln(&b, f, v)
-			}
-		}
-		return b.String()
-	}
-	before := masks()
-	if !strings.Contains(before, "writeback") {
-		t.Skip("the writeback workqueue's cpumask is missing")
-	}
-	r := &rig{t: t, state: t.TempDir() + "/state", config: hook.DefaultConfig()}
-	cpu := cpuset.Of(slices.Collect(online.All())[online.Len()-1])
-	settle := func(claim hook.Claim) {
-		h := &hook.Host{FS: fs, State: r.journal(), Config: r.config, Ledger: &hook.Ledger{}}
-		if err := h.Locked(context.Background(), "test", func(*os.File) hook.SlowRunner { return direct{h.FS} }, func() error {
-			h.Ledger.Guests = map[string]*hook.Guest{}
-			if !claim.Empty() {
-				h.Ledger.Guests["a"] = &hook.Guest{Claim: claim}
-			}
-			if err := h.SettleInterrupts(context.Background()); err != nil {
-				return err
-			}
-			return h.SettleKernelWork(context.Background())
-		}); err != nil {
-			t.Error(err)
-		}
-	}
-	defer settle(hook.Claim{}) // also if the test fails midway
-	settle(hook.Claim{Interrupts: cpu, KernelWork: cpu})
-	during := masks()
-	if during == before {
-		t.Error("nothing was moved")
-	}
-	for _, f := range []string{sysfs.WritebackCPUs, sysfs.DefaultInterruptCPUs} {
-		if s, err := fs.ReadCPUs(f); err != nil || !s.Intersect(cpu).Empty() {
-			t.Errorf("%s is %s, error %v", f, s, err)
-		}
-	}
-	settle(hook.Claim{})
-	if after := masks(); after != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, after)
-	}
-	if left, err := filepath.Glob(r.state + "/ledger*"); err != nil || len(left) > 0 {
-		t.Errorf("still on record: %v, error %v", left, err)
-	}
-}
 
 // A policy whose CPUs are off line when the guest goes gets its governor back at the next event.
 func TestFrequencyOfACPUOffLine(t *testing.T) {
