@@ -2,19 +2,15 @@ package prepare_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"qemu-hook/cpuset"
 	"qemu-hook/domain"
 	"qemu-hook/hook"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
-	"qemu-hook/sysfs/sysfstest/fusetest"
 )
 
 // crowdedHost has a model with CPUs of one thread each, dealt out evenly to nodes, and interrupts of which each goes to a
@@ -150,18 +146,4 @@ func TestEachInterruptIsReadOnceAndWrittenOnceAtMost(t *testing.T) {
 		}
 	}
 	r.wantAsBefore(before, "after both")
-}
-
-// alone has the test be the only one on this machine that moves the running kernel's masks: tests of other packages run at the
-// same time, and would take what is moved for what was.
-func alone(t *testing.T) {
-	t.Helper()
-	lock, err := os.Open("/proc/irq")
-	if err != nil {
-		fusetest.Lacking(t, "interrupts are missing: %v", err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { lock.Close() })
 }
