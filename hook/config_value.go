@@ -427,13 +427,16 @@ func setConfigWord(word *string, v any) error {
 
 // setConfigLatency takes microseconds as the kernel reads them, "n/a" or "".
 func setConfigLatency(latency *string, v any) error {
+	if n, number := v.(int64); number {
+		v = strconv.FormatInt(n, 10)
+	}
 	s, ok := v.(string)
 	if ok && s != "" && s != "n/a" {
 		n, err := strconv.ParseUint(s, 10, 31)
 		ok = err == nil && n > 0
 	}
 	if !ok {
-		return errors.New(`want microseconds as a string, such as "20", or "n/a" for at once`)
+		return errors.New(`want microseconds, such as 20, or "n/a" for at once`)
 	}
 	*latency = s
 	return nil

@@ -18,7 +18,9 @@ type SettingBaseline struct {
 	Was string `json:"was"`
 	// Now is what it was given last, or is being given, as the kernel reads it back; Had what it held before that.
 	Now string `json:"now"`
-	Had string `json:"had,omitempty"`
+	// Want is what was asked of the kernel, which may make something else of it.
+	Want string `json:"want"`
+	Had  string `json:"had,omitempty"`
 }
 
 // drifted reports whether a value is none that the file had before or was given.
@@ -90,7 +92,7 @@ func (h *Host) ReadSetting(file string) (string, error) {
 }
 
 // ReadChoice is [Host.ReadSetting], and returns the words of which one is chosen, if the file has them: "always [madvise]
-// never".
+// never", or "none voluntary (full)".
 func (h *Host) ReadChoice(file string) (now string, words []string, err error) {
 	v, err := h.Read(file)
 	if err != nil {
@@ -98,7 +100,7 @@ func (h *Host) ReadChoice(file string) (now string, words []string, err error) {
 	}
 	words = strings.Fields(v)
 	for i, w := range words {
-		if len(words) > 1 && len(w) > 2 && w[0] == '[' && w[len(w)-1] == ']' {
+		if len(words) > 1 && len(w) > 2 && (w[0] == '[' && w[len(w)-1] == ']' || w[0] == '(' && w[len(w)-1] == ')') {
 			words[i] = w[1 : len(w)-1]
 			return words[i], words, nil
 		}
@@ -206,7 +208,7 @@ func (h *Host) planSetting(file string) (changed, write bool, err error) {
 		return false, false, err
 	}
 	if b == nil {
-		h.Ledger.Settings[file] = &SettingBaseline{Was: now, Now: want, Had: now}
+		h.Ledger.Settings[file] = &SettingBaseline{Was: now, Now: want, Want: want, Had: now}
 		return true, true, nil
 	}
 	if b.drifted(now) {
@@ -220,10 +222,10 @@ func (h *Host) planSetting(file string) (changed, write bool, err error) {
 	if guest == nil {
 		want = b.Was
 	}
-	if b.Now == want {
-		return false, now != want || guest == nil, nil
+	if b.Want == want {
+		return false, now != b.Now || guest == nil, nil
 	}
-	b.Had, b.Now = now, want
+	b.Had, b.Now, b.Want = now, want, want
 	return true, true, nil
 }
 
@@ -234,7 +236,7 @@ func (h *Host) giveSetting(file string) (changed bool, err error) {
 	_, guest := h.Ledger.settingClaim(file)
 	now, err := h.ReadSetting(file)
 	if err == nil && now != b.Now {
-		if err = h.Write(file, b.Now); err == nil {
+		if err = h.Write(file, b.Want); err == nil {
 			now, err = h.ReadSetting(file)
 		}
 	}
