@@ -31,8 +31,8 @@ type Ledger struct {
 	// thread.
 	Interrupts map[string]*Mask `json:"interrupts,omitempty"`
 	KernelWork map[string]*Mask `json:"kernel_work,omitempty"`
-	// Exclusive are the files of cgroups above guests' that allow partitions.
-	Exclusive []string `json:"exclusive,omitempty"`
+	// Exclusive is what the files of cgroups above guests' held that allow partitions.
+	Exclusive map[string]cpuset.Set `json:"exclusive,omitempty"`
 	// Banned is what irqbalance was told to leave alone before it was told of guests; nil if it was not.
 	Banned *BanBaseline `json:"banned,omitempty"`
 	// Settings is what the kernel's files held that claims have set.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs"
@@ -54,9 +53,18 @@ func (h *Host) startPartition(uuid string, g *Guest) error {
 		return fail(errors.New("libvirt has made no cgroups for its vCPUs"))
 	}
 	for above := path.Dir(scope); above != "/"; above = path.Dir(above) {
-		if file := sysfs.ExclusiveCPUs(above); !slices.Contains(h.Ledger.Exclusive, file) {
-			h.Ledger.Exclusive = append(h.Ledger.Exclusive, file)
+		file := sysfs.ExclusiveCPUs(above)
+		if _, known := h.Ledger.Exclusive[file]; known {
+			continue
 		}
+		was, err := h.ReadCPUs(file)
+		if err != nil {
+			return fail(err)
+		}
+		if h.Ledger.Exclusive == nil {
+			h.Ledger.Exclusive = map[string]cpuset.Set{}
+		}
+		h.Ledger.Exclusive[file] = was
 	}
 	if err := errors.Join(h.SaveLedger(), h.SettlePartitions()); err != nil {
 		return fail(err)
@@ -91,32 +99,34 @@ func (h *Host) isolate(file string) error {
 	return nil
 }
 
-// SettlePartitions has the cgroups above the guests' allow partitions of the CPUs that guests claim for that, and of none when none does.
+// SettlePartitions has the cgroups above the guests' allow partitions of the CPUs that guests claim for that, beside those that they
+// allowed before.
 func (h *Host) SettlePartitions() error {
 	if len(h.Ledger.Exclusive) == 0 {
 		return nil
 	}
-	want := h.Ledger.Claims("").Partition
+	claimed := h.Ledger.Claims("").Partition
 	var errs error
-	var left []string
-	for _, file := range h.Ledger.Exclusive {
+	changed := false
+	for _, file := range sortedKeys(h.Ledger.Exclusive) {
+		want := h.Ledger.Exclusive[file].Union(claimed)
 		now, err := h.ReadCPUs(file)
 		if err == nil && !now.Equal(want) {
 			err = h.WriteCPUs(file, want)
 		}
 		switch {
 		case vanished(err): // with the controller
-			continue
 		case err != nil:
 			errs = errors.Join(errs, err)
-		case want.Empty():
+			continue
+		case !claimed.Empty():
 			continue
 		}
-		left = append(left, file)
+		delete(h.Ledger.Exclusive, file)
+		changed = true
 	}
-	if len(left) == len(h.Ledger.Exclusive) {
-		return errs
+	if changed {
+		errs = errors.Join(errs, h.SaveLedger())
 	}
-	h.Ledger.Exclusive = left
-	return errors.Join(errs, h.SaveLedger())
+	return errs
 }
