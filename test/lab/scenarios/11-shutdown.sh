@@ -19,6 +19,7 @@ explain 'pci 0000:01:00[.][01] (driver|driver_override): .* -> vfio-pci|pci 0000
 	"the card stays where it is: a host that goes down loads no driver"
 explain 'file /dev/(dri|snd)/.*0000:01:00[.][01].*|file /dev/vfio/12: .*|irq of snd_hda_intel:.*|/proc/fb: .*' "nor has it the nodes of one"
 explain 'file /etc/libvirt/qemu/win.xml: .*|file /run/systemd/transient/lab-witness.service: .*' "the scenario's own"
+explain 'processes of virsh: .*' "libvirt-guests waits for libvirtd's sockets, not for libvirtd, and may ask once more"
 explain 'file /run/systemd/transient/machine-qemu.*win[.]scope: .*' "a scope that has ended, until systemd forgets it"
 explain 'file /run/qemu-hook/refusals.json: .* -> \(none\)' "an earlier scenario's, until the guest starts"
 
