@@ -31,7 +31,6 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.some = true
 	s.own = map[string]cpuset.Set{}
 	for irq, cpus := range lines {
 		s.own[sysfs.InterruptCPUs(irq)] = cpus

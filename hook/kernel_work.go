@@ -31,7 +31,7 @@ func (h *Host) SettleKernelWork(ctx context.Context) error {
 		}
 	}
 	for key := range s.masks {
-		if _, ok := threadOf(key); ok {
+		if isThread(key) {
 			threads[key] = true
 		}
 	}

@@ -90,8 +90,6 @@ type settling struct {
 	inherit func(now cpuset.Set) (was cpuset.Set, ok bool)
 	// own are masks that are to be this, by key.
 	own map[string]cpuset.Set
-	// some says that the kernel moves some of them by itself, or not at all.
-	some bool
 
 	changed bool // the ledger
 	writes  []string
@@ -184,7 +182,7 @@ func (s *settling) look(key string) {
 // same compares masks. Of a thread's older kernels keep the CPUs that are on line only (cpuset_cpus_allowed in
 // kernel/cgroup/cpuset.c).
 func (s *settling) same(key string, a, b cpuset.Set) bool {
-	if _, ok := threadOf(key); ok {
+	if isThread(key) {
 		return a.Intersect(s.online).Equal(b.Intersect(s.online))
 	}
 	return a.Equal(b)
@@ -193,13 +191,12 @@ func (s *settling) same(key string, a, b cpuset.Set) bool {
 // waits reports whether a thread lacks CPUs that are off line now and were not when it was looked at first: where the kernel
 // takes those that are on line only, it gets them when they are back.
 func (s *settling) waits(key string, now, was cpuset.Set) bool {
-	_, thread := threadOf(key)
-	return thread && s.masks[key] != nil && !was.Minus(now).Intersect(s.present.Minus(s.online)).Empty()
+	return isThread(key) && s.masks[key] != nil && !was.Minus(now).Intersect(s.present.Minus(s.online)).Empty()
 }
 
 // lacks looks whether a thread that was moved back waits for CPUs, and notes what it has until then.
 func (s *settling) lacks(key string, m *Mask) bool {
-	if _, thread := threadOf(key); !thread || !m.Now.Equal(m.Was) || s.present.Equal(s.online) {
+	if !isThread(key) || !m.Now.Equal(m.Was) || s.present.Equal(s.online) {
 		return false
 	}
 	now, err := s.h.readMask(key)
@@ -265,7 +262,7 @@ func (s *settling) readNodes() error {
 	if err != nil {
 		return err
 	}
-	s.nodes = nodes
+	s.nodes = append([]cpuset.Set{}, nodes...) // none is an answer, too
 	return nil
 }
 
@@ -304,6 +301,9 @@ func (s *settling) settle(ctx context.Context) error {
 		}
 		m := s.masks[key]
 		err := s.h.writeMask(key, m.Now)
+		// Interrupts that no claim has moved may be the kernel's own to move; threads are those of the running host, whatever
+		// root this one has.
+		refused := s.inherit != nil && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved) || errors.Is(err, syscall.EOPNOTSUPP)
 		switch {
 		case err == nil && s.lacks(key, m):
 			changed = true
@@ -315,8 +315,7 @@ func (s *settling) settle(ctx context.Context) error {
 				changed = true
 			}
 			continue
-		case s.some && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved), errors.Is(err, syscall.EOPNOTSUPP):
-			// EOPNOTSUPP: threads are those of the running host, whatever root this one has.
+		case refused:
 			s.refused++
 		case vanished(err), isThread(key) && errors.Is(err, syscall.EINVAL):
 			// EINVAL: a worker that was bound to its CPU since it was listed.
@@ -328,7 +327,6 @@ func (s *settling) settle(ctx context.Context) error {
 		}
 		// It is where it was before this write.
 		changed = true
-		refused := immovable(err) || errors.Is(err, syscall.EOPNOTSUPP)
 		m.Moved = m.Moved && !s.first[key]
 		if !m.Moved && (refused || m.Had.Equal(m.Was)) {
 			delete(s.masks, key)

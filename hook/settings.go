@@ -69,9 +69,9 @@ func (l *Ledger) SettingClaim(file, except string) (value, guest string) {
 	return v, g.Name
 }
 
-// settingRank orders writes: kernel.watchdog before nmi_watchdog and soft_watchdog, which read 0 while it is off; a governor before the energy preference, which cannot be written while the governor is
-// "performance"; and zeros last, as the kernel may have made them already for their counterparts, and takes some of them
-// from nobody else.
+// settingRank orders writes: kernel.watchdog before nmi_watchdog and soft_watchdog, which read 0 while it is off; a governor
+// before the energy preference, which cannot be written while the governor is "performance"; and zeros last, as the kernel
+// may have made them already for their counterparts, and takes some of them from nobody else.
 func (l *Ledger) settingRank(file string) int {
 	switch {
 	case file == "/proc/sys/kernel/watchdog":
