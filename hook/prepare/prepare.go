@@ -69,6 +69,10 @@ func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) 
 // newPlan plans; quiet says that what is to be stopped is stopped.
 func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*Plan, error) {
 	p := &Plan{Guest: n.Guest, quiet: quiet, needs: n}
+	if by := h.SwitchedOff(); by != "" {
+		p.Refusals = []string{"qemu-hook is switched off by " + by + "; guests that need nothing of it start"}
+		return p, nil
+	}
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
