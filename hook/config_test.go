@@ -3,6 +3,7 @@ package hook
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,10 +32,19 @@ func diffConfig(want, got *Config) string {
 		cmp.Comparer(cpuset.Set.Equal))
 }
 
+// stepsBut has all steps on but for those named.
+func stepsBut(off ...string) map[string]bool {
+	steps := map[string]bool{}
+	for _, s := range configStepNames() {
+		steps[s] = !slices.Contains(off, s)
+	}
+	return steps
+}
+
 func TestDefaultConfig(t *testing.T) {
 	want := &Config{
 		Enabled: true,
-		Steps:   ConfigSteps{true, true, true, true, true, true, true, true, true, true, true},
+		Steps:   stepsBut(),
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"},
 			Overlap: OverlapWarn, SplitCore: SplitCoreWarn, IRQBalance: IRQBalanceBan,
@@ -156,7 +166,7 @@ user = "bob"
 	mode := func(m uint32) *uint32 { return &m }
 	want := &Config{
 		Required: []string{"cpus", "shm"},
-		Steps:    ConfigSteps{true, true, true, true, true, true, true, true, false, true, true},
+		Steps:    stepsBut("pci"),
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
 			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},

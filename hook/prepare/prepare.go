@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -196,7 +197,8 @@ func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []str
 	}
 	// Files that the configuration has for guests are not for these.
 	config := *h.Config
-	config.Steps.Shm = false
+	config.Steps = maps.Clone(config.Steps)
+	config.Steps[shmStep{}.Name()] = false
 	h.Config = &config
 	plan, err := NewPlan(ctx, h, n)
 	if err != nil {
