@@ -323,7 +323,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"enabled = tru", ":1: "},
 		{"\x00", ":1: "},
 		{"enabled = true\n\xff", ":2: "},
-		{strings.Repeat("#", configMaxFile+1), ": has 65537 bytes; at most 65536 are read"},
+		{strings.Repeat("#", MaxConfig+1), ": has more than 65536 bytes"},
 	}
 	for _, test := range tests {
 		t.Run(test.text[:min(40, len(test.text))], func(t *testing.T) {
