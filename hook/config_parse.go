@@ -167,7 +167,7 @@ func configBarePath(data []byte, line int) string {
 // configPlain puts a message of the decoder in the form of ours.
 func configPlain(s string) string {
 	s = strings.TrimSuffix(s, ".")
-	if s == "" {
+	if len(s) < 2 || strings.ToUpper(s[:2]) == s[:2] { // TOML
 		return s
 	}
 	return strings.ToLower(s[:1]) + s[1:]
