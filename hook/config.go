@@ -203,7 +203,7 @@ func DefaultConfig() *Config {
 // ParseConfig reads a configuration file; name is its path, for the errors. Every mistake is in the error, as a
 // [*ConfigError], in the order of the lines.
 func ParseConfig(name string, data []byte) (*Config, error) {
-	settings, err := parseSettings(name, data, configMaxFile)
+	settings, err := parseSettings(name, data, MaxConfig)
 	if err != nil {
 		return nil, err
 	}

@@ -343,7 +343,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"enabled = tru", ":1: "},
 		{"\x00", ":1: "},
 		{"enabled = true\n\xff", ":2: "},
-		{strings.Repeat("#", configMaxFile+1), ": has 65537 bytes; at most 65536 are read"},
+		{strings.Repeat("#", MaxConfig+1), ": has more than 65536 bytes"},
 	}
 	for _, test := range tests {
 		t.Run(test.text[:min(40, len(test.text))], func(t *testing.T) {
@@ -407,14 +407,6 @@ func FuzzParseConfig(f *testing.F) {
 		for name := range guests {
 			if _, err := c.ForGuest(name, nil); err != nil {
 				t.Fatal(err)
-			}
-		}
-		// As metadata the same text widens nothing.
-		host := DefaultConfig()
-		if g, err := host.ForGuest("g", data); err == nil {
-			if g.CPUs.Isolate == IsolatePinned || g.Hugepages.Compact == Always || g.Hugepages.DropCaches == Always ||
-				g.Hugepages.Extra != 0 || g.Shm != nil || g.LookingGlass.User != "" || !g.CPUs.Host.Empty() {
-				t.Fatalf("%+v", g)
 			}
 		}
 	})

@@ -39,7 +39,7 @@ func (h FS) regions(address string) ([]region, error) {
 // number.
 func (h FS) BARBytes(address string, bar int) (uint64, error) {
 	all, err := h.regions(address)
-	if err != nil || bar >= len(all) || all[bar].end == 0 {
+	if err != nil || bar < 0 || bar >= len(all) || all[bar].end == 0 {
 		return 0, err
 	}
 	return all[bar].end - all[bar].start + 1, nil

@@ -327,6 +327,9 @@ func runRecover(o options, args []string) error {
 		out("no guest holds anything")
 		return nil
 	}
+	if err := checkProgram(h, o); err != nil {
+		warnf("%v", err)
+	}
 	if cfg, err := loadConfig(h, o); err == nil {
 		h.Config = cfg
 	}

@@ -128,6 +128,11 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 		}
 		return nil
 	}
+	if err := checkProgram(h, o); err != nil && op == "prepare" {
+		return refuseUnlocked(ctx, h, n.Guest, err)
+	} else if err != nil {
+		h.Logf(hook.Warning, "%s %s goes on all the same: %v", op, name, err)
+	}
 	cfg, err := loadConfig(h, o)
 	if err == nil && op == "prepare" {
 		cfg, err = cfg.ForGuest(name, n.Metadata)

@@ -78,6 +78,9 @@ func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*P
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
+	if err := n.Guest.CheckName(); err != nil {
+		p.Refusals = append(p.Refusals, err.Error())
+	}
 	if h.Ledger.Guests[n.Guest.UUID] != nil {
 		if runs, err := h.QEMURuns(n.Guest.UUID, n.Guest.Name); runs {
 			p.Refusals = append(p.Refusals, errRunning(n.Guest.Name, err).Error())
