@@ -378,7 +378,9 @@ func ways(kind opKind) []failing {
 	switch kind {
 	case opWrite:
 		return []failing{once, ever, late, short}
-	case opRemove, opSize, opOwner, opMode, opUnload, opMove, opCreate:
+	case opMove:
+		return []failing{once, ever}
+	case opRemove, opSize, opOwner, opMode, opUnload, opCreate:
 		return []failing{once, ever, late}
 	case opRun:
 		return []failing{once, ever, late, hangs}

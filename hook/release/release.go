@@ -90,12 +90,16 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 		}
 		r := Recovery{UUID: uuid, Name: cmp.Or(g.Name, uuid)}
 		runs, err := h.QEMURuns(uuid, g.Name)
+		owed := false
+		if g.Owner != nil && err == nil {
+			owed, err = g.Owner.Alive(h.FS)
+		}
 		switch {
 		case err != nil:
 			r.Kept, r.Err = "it cannot be told whether it runs", err
 		case runs:
 			r.Kept = "it runs"
-		case g.Owner != nil && g.Owner.Alive(h.FS) && (name == "" || !g.Started):
+		case owed && (name == "" || !g.Started):
 			// Between prepare and QEMU's start there is nothing else to be seen of the guest.
 			r.Kept = fmt.Sprintf("it may be starting or stopping: the libvirt daemon that prepared it (pid %d) still owes it a release", g.Owner.PID)
 		case name == "" && g.ByHand && !g.Started:
