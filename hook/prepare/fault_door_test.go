@@ -172,7 +172,9 @@ func (d faultyKernel) OpenDir(name string) (sysfs.Dir, error) {
 }
 
 // command names a run of a program; a module's name is in it.
-func command(name string, args []string) string { return strings.Join(append([]string{name}, args...), " ") }
+func command(name string, args []string) string {
+	return strings.Join(append([]string{name}, args...), " ")
+}
 
 func (d faultyKernel) Run(ctx context.Context, name string, args ...string) error {
 	return d.f.do(ctx, opRun, command(name, args), func() error { return d.k.Run(ctx, name, args...) })

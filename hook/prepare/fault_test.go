@@ -3,7 +3,6 @@ package prepare_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path"
 	"regexp"
@@ -448,31 +447,74 @@ func (r *faultRun) wantTheRest(u *undisturbed, b fault, err error) {
 	if err == nil {
 		return // the whole of it is compared
 	}
-	diff := r.diff(u.before, b)
-	var areas []string
-	for line := range strings.Lines(diff) {
-		if a := area(differs(line)); !slices.Contains(areas, a) {
-			areas = append(areas, a)
+	failed, function := area(b.path)
+	for line := range strings.Lines(r.diff(u.before, b)) {
+		if strings.HasPrefix(line, "… and ") {
+			continue // there is no room for all
 		}
-	}
-	if len(areas) > 0 && os.Getenv("FAULT_AREAS") != "" {
-		fmt.Fprintf(os.Stderr, "AREA %s | %s | %v\n", area(b.path), like(b.operation), areas)
+		a, f := area(differs(line))
+		if a == "" || failed == "" || a == failed && (f == "" || function == "" || f == function) || slices.Contains(dependents(failed), a) {
+			continue
+		}
+		r.t.Errorf("release leaves what does not depend on what failed (%s): %s", failed, line)
 	}
 }
 
-// area is the part of the host that a path belongs to.
-func area(name string) string {
+// dependents are the parts of the host that are not given back where another is not.
+func dependents(area string) []string {
+	switch area {
+	case "topology":
+		return []string{"cpus", "interrupts", "kernel", "frequency", "processes"}
+	case "cpus", "kernel", "units":
+		return []string{"processes"}
+	case "card":
+		return []string{"interrupts"} // of its driver's
+	}
+	return nil
+}
+
+// area is the part of the host that a path belongs to, "" for all of it; and the PCI function, if it is one's.
+func area(name string) (area, function string) {
+	if a := regexp.MustCompile(`[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]`).FindAllString(name, -1); a != nil {
+		return "card", a[len(a)-1]
+	}
 	for _, a := range [][2]string{
-		{"/proc/irq/", "interrupts"}, {"/workqueue/", "kernel"}, {"watchdog_cpumask", "kernel"}, {"thread ", "kernel"}, {"/cpufreq/", "frequency"},
-		{"pm_qos_resume", "frequency"}, {"/sys/fs/cgroup", "cpus"}, {"/run/systemd/", "cpus"}, {".slice", "cpus"}, {"init.scope", "cpus"},
-		{"/proc/sys/", "tunables"}, {"transparent_hugepage", "tunables"}, {"hugepages", "hugepages"}, {"/dev/shm", "shm"}, {"vtcon", "console"},
-		{"/platform/", "console"}, {".service", "units"},
+		{"modprobe", "card"},
+		{"/proc/irq", "interrupts"},
+		{"/workqueue/", "kernel"},
+		{"watchdog_cpumask", "kernel"},
+		{"thread ", "kernel"},
+		{"/cpufreq/", "frequency"},
+		{"pm_qos_resume", "frequency"},
+		{"/devices/system/cpu/", "topology"},
+		{"has_cpu", "topology"},
+		{"/cpulist", "topology"},
+		{"/sys/fs/cgroup", "cpus"},
+		{"/run/systemd/", "cpus"},
+		{".slice", "cpus"},
+		{"init.scope", "cpus"},
+		{"hugepages", "hugepages"},
+		{"/proc/sys/vm/", "tunables"},
+		{"transparent_hugepage", "tunables"},
+		{"/dev/shm", "shm"},
+		{"vtcon", "console"},
+		{"/platform/", "console"},
+		{".service", "units"},
+		{"/run/libvirt", ""}, // whether it runs still
+		{"cmdline", ""},
+		{"/proc/devices", "card"},
+		{"/proc/driver", "card"},
+		{"/proc/", "processes"},
+		{"/dev/", "card"},
+		{"/sys/bus/pci/", "card"},
+		{"/sys/module/", "card"},
+		{"/sys/class/", "card"},
 	} {
 		if strings.Contains(name, a[0]) {
-			return a[1]
+			return a[1], ""
 		}
 	}
-	return name
+	return name, ""
 }
 
 func (r *faultRun) wantNothingOnRecord() {
