@@ -321,12 +321,12 @@ func (c *faultCase) disturbed(t *testing.T, base *rig, u *undisturbed, event str
 	}
 	if event == "release" && err == nil {
 		r.compare(u.before, b, "after the release that succeeded")
-		r.wantNothingOnRecord()
+		r.wantNothingOnRecord("after the release that succeeded")
 		return
 	}
 	r.must("release")
 	r.compare(u.before, b, "after the next release")
-	r.wantNothingOnRecord()
+	r.wantNothingOnRecord("after the next release")
 }
 
 // names reports whether a text names what an operation was on.
@@ -393,7 +393,7 @@ func (r *faultRun) wantWhole(u *undisturbed, b fault, err error, said string) {
 	if err != nil {
 		if b.how == once || b.how == short || b.how == late {
 			r.compare(u.before, b, "after the prepare that failed")
-			r.wantNothingOnRecord()
+			r.wantNothingOnRecord("after the prepare that failed")
 		}
 		return
 	}
@@ -515,9 +515,4 @@ func area(name string) (area, function string) {
 		}
 	}
 	return name, ""
-}
-
-func (r *faultRun) wantNothingOnRecord() {
-	r.t.Helper()
-	r.wantAsBefore(r.snapshot(), "at the end")
 }
