@@ -19,6 +19,7 @@ import (
 	"qemu-hook/hook/release"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/systemd"
 )
 
 // A faultCase is a host and a guest whose whole way is gone with something that fails.
@@ -61,6 +62,8 @@ type faultRun struct {
 	n     *domain.Needs
 	scope string
 	said  []string // what the latest event warned of and logged
+	// systemd makes a connection to the host's service manager; nil for the model itself.
+	systemd func() systemd.Manager
 }
 
 // load makes the host of a case, on which the guest has run and gone once: what that leaves is not the program's.
@@ -101,6 +104,10 @@ func (r *faultRun) event(name string, f *faulty) error {
 		if s <= hook.Warning {
 			r.said = append(r.said, msg)
 		}
+	}
+	if r.systemd != nil {
+		h.Systemd = r.systemd()
+		defer h.Systemd.Close()
 	}
 	if f != nil {
 		h.FS = sysfs.FS{Kernel: faultyKernel{h.FS.Kernel, f}}
