@@ -45,7 +45,7 @@ func foreign(st sysfs.Stat) bool { return st.UID != 0 && st.UID != os.Geteuid() 
 // CheckProgram refuses a program that others than root can replace: libvirt runs it as root. In a directory that is
 // somebody's own, or everybody's, it has no place, and that directory is not to be taken from them.
 func CheckProgram(file, dir sysfs.Stat, path string) error {
-	const elsewhere = "cannot trust the program %s: %s; install it: install -m 0755 %[1]s /usr/local/bin/"
+	const elsewhere = "cannot trust the program %s: %s; install it: install -m 0755 %[1]s /usr/bin/"
 	switch {
 	case foreign(dir):
 		return fmt.Errorf(elsewhere, path, fmt.Sprintf("uid %d owns its directory", dir.UID))

@@ -65,8 +65,8 @@ func TestCheckProgram(t *testing.T) {
 		{file, stat(syscall.S_IFDIR|0o2775, 0), "cannot trust /usr/bin: others can write to it (mode 2775); chmod go-w /usr/bin"},
 		{stat(syscall.S_IFREG|0o775, 0), dir, "cannot trust " + program + ": others can write to it (mode 0775); chmod go-w " + program},
 		{stat(syscall.S_IFREG|0o755, other), dir, fmt.Sprintf("cannot trust %s: uid %d owns it; chown root %s", program, other, program)},
-		{file, stat(syscall.S_IFDIR|0o755, other), fmt.Sprintf("cannot trust the program %s: uid %d owns its directory; install it: install -m 0755 %s /usr/local/bin/", program, other, program)},
-		{file, stat(syscall.S_IFDIR|0o1777, 0), "cannot trust the program " + program + ": others can write to its directory (mode 1777); install it: install -m 0755 " + program + " /usr/local/bin/"},
+		{file, stat(syscall.S_IFDIR|0o755, other), fmt.Sprintf("cannot trust the program %s: uid %d owns its directory; install it: install -m 0755 %s /usr/bin/", program, other, program)},
+		{file, stat(syscall.S_IFDIR|0o1777, 0), "cannot trust the program " + program + ": others can write to its directory (mode 1777); install it: install -m 0755 " + program + " /usr/bin/"},
 	} {
 		err := CheckProgram(test.file, test.dir, program)
 		if (err == nil) != (test.want == "") || err != nil && err.Error() != test.want {

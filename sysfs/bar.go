@@ -1,7 +1,9 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"strconv"
 	"strings"
@@ -49,10 +51,10 @@ func (h FS) BARBytes(address string, bar int) (uint64, error) {
 // (resourceN_resize, Documentation/ABI/testing/sysfs-bus-pci: bit n stands for 2^n MiB).
 func (h FS) BARSizes(address string, bar int) ([]uint64, error) {
 	name := resizeAttr(address, bar)
-	if !h.Exists(name) {
+	mask, err := h.readHex(name)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	mask, err := h.readHex(name)
 	if err != nil {
 		return nil, err
 	}

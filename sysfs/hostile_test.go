@@ -33,8 +33,8 @@ func (k oneText) ask() error {
 	return nil
 }
 
-func (k oneText) ReadFile(string) ([]byte, error) { return bytes.Clone(k.text), k.ask() }
-func (k oneText) WriteFile(string, []byte) error  { return k.ask() }
+func (k oneText) ReadFile(string) ([]byte, error)  { return bytes.Clone(k.text), k.ask() }
+func (k oneText) WriteFile(string, []byte) error   { return k.ask() }
 func (k oneText) ReadDir(string) ([]string, error) { return append([]string(nil), k.names...), k.ask() }
 
 func (k oneText) SubDirs(string) ([]string, error)             { return append([]string(nil), k.names...), k.ask() }
@@ -95,7 +95,11 @@ func callAll(t *testing.T, h sysfs.FS) int {
 				}
 				args = append(args, reflect.ValueOf(choice[min(turn, len(choice)-1)]))
 			}
-			results := v.Method(i).Call(args)
+			call := v.Method(i).Call
+			if m.Type.IsVariadic() {
+				call = v.Method(i).CallSlice
+			}
+			results := call(args)
 			if u, ok := results[0].Interface().(*sysfs.Usage); ok && u != nil {
 				_ = u.Of("sda")
 			}

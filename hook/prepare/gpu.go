@@ -151,10 +151,11 @@ func refuseTaken(h *hook.Host, n *domain.Needs, functions []domain.Function, p *
 // available refuses a function that is not there, cannot be passed through or is stuck; ok is false for those that other
 // guests have, too.
 func available(h *hook.Host, n *domain.Needs, address string, p *hook.Proposal) (ok bool, err error) {
-	if h.Ledger.PCIOwner(address, n.Guest.UUID) != nil && h.Exists(sysfs.PCIDevice(address)) {
-		return false, nil
+	there, err := h.Has(sysfs.PCIDevice(address))
+	if err != nil || there && h.Ledger.PCIOwner(address, n.Guest.UUID) != nil {
+		return false, err
 	}
-	if !h.Exists(sysfs.PCIDevice(address)) {
+	if !there {
 		p.Refuse("PCI function %s does not exist; see lspci -D for those that do, and correct the domain's <hostdev>", address)
 		return false, nil
 	}
