@@ -182,10 +182,10 @@ func (r *faultRun) upTo(event string) {
 
 // An undisturbed is what a guest's way comes to without faults.
 type undisturbed struct {
-	before, already *sysfstest.Snapshot
-	after           map[string]*sysfstest.Snapshot // an event
-	until           map[string]*sysfstest.Snapshot // the moment before it
-	operations      map[string][]operation
+	before     *sysfstest.Snapshot
+	after      map[string]*sysfstest.Snapshot // an event
+	until      map[string]*sysfstest.Snapshot // the moment before it
+	operations map[string][]operation
 }
 
 func (c *faultCase) undisturbed(t *testing.T, base *rig) *undisturbed {
