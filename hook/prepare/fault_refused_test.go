@@ -2,6 +2,7 @@ package prepare_test
 
 import (
 	"context"
+	"os"
 	"sync/atomic"
 	"testing"
 
@@ -77,7 +78,7 @@ func TestNoFaultAllows(t *testing.T) {
 					continue
 				}
 				for _, b := range faultsOf(o) {
-					if b.how != ever {
+					if b.how != ever || os.Getenv("QEMU_HOOK_LONG") == "" && b.err != answers(o.kind)[0] {
 						continue
 					}
 					faults.Add(1)

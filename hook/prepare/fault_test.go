@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -69,7 +70,6 @@ type faultRun struct {
 // load makes the host of a case, on which the guest has run and gone once: what that leaves is not the program's.
 func (c *faultCase) load(t *testing.T) *rig {
 	r := newRig(t, c.host)
-	r.inline = true
 	if c.config != "" {
 		r.configure(c.config)
 	}
@@ -90,9 +90,8 @@ func (c *faultCase) vcpus() []string {
 }
 
 func (c *faultCase) run(t *testing.T, base *rig) *faultRun {
-	base.t = t
-	r := base.clone()
-	r.inline = true
+	r := &rig{t: t, model: base.model.Clone(), state: filepath.Join(t.TempDir(), "state"), config: base.config}
+	t.Cleanup(func() { r.model.Close() })
 	return &faultRun{rig: r, c: c, n: loadNeeds(t, c.domain)}
 }
 
@@ -183,10 +182,10 @@ func (r *faultRun) upTo(event string) {
 
 // An undisturbed is what a guest's way comes to without faults.
 type undisturbed struct {
-	before, already *sysfstest.Snapshot
-	after           map[string]*sysfstest.Snapshot // an event
-	until           map[string]*sysfstest.Snapshot // the moment before it
-	operations      map[string][]operation
+	before     *sysfstest.Snapshot
+	after      map[string]*sysfstest.Snapshot // an event
+	until      map[string]*sysfstest.Snapshot // the moment before it
+	operations map[string][]operation
 }
 
 func (c *faultCase) undisturbed(t *testing.T, base *rig) *undisturbed {
@@ -225,20 +224,19 @@ func like(o operation) string {
 	return string(o.kind) + " " + p
 }
 
-// some chooses among operations and their faults: of those that are alike the first and the last, and for each one fault in each
-// way, in turn. All are of operations that were counted.
+// some chooses among operations and their faults: of those that are alike the first and the last in turn, and for each one
+// fault in each way, in turn too.
 func some(operations []operation, turn *int) (all []fault) {
-	first, last := map[string]int{}, map[string]int{}
-	for i, o := range operations {
-		if _, ok := first[like(o)]; !ok {
-			first[like(o)] = i
+	at := map[string][]operation{}
+	var kinds []string
+	for _, o := range operations {
+		if at[like(o)] == nil {
+			kinds = append(kinds, like(o))
 		}
-		last[like(o)] = i
+		at[like(o)] = append(at[like(o)], o)
 	}
-	for i, o := range operations {
-		if first[like(o)] != i && last[like(o)] != i {
-			continue
-		}
+	for _, kind := range kinds {
+		o := at[kind][*turn%2*(len(at[kind])-1)]
 		byWay := map[failing][]fault{}
 		for _, f := range faultsOf(o) {
 			byWay[f.how] = append(byWay[f.how], f)
@@ -253,7 +251,7 @@ func some(operations []operation, turn *int) (all []fault) {
 	return all
 }
 
-// every is all faults of the operations that are not one of a row.
+// every is all faults of the first four of operations that are alike, and of the last.
 func every(operations []operation) (all []fault) {
 	seen := map[string]int{}
 	last := map[string]int{}
