@@ -42,6 +42,9 @@ func (k oneText) Readlink(string) (string, error)              { return k.link, 
 func (k oneText) Local(string) (string, error)                 { return "", syscall.ENOENT }
 func (k oneText) Stat(name string) (sysfs.Stat, error)         { return k.Lstat(name) }
 func (k oneText) Run(context.Context, string, ...string) error { return k.ask() }
+func (k oneText) Execute(context.Context, sysfs.Program) ([]byte, error) {
+	return bytes.Clone(k.text), k.ask()
+}
 
 func (k oneText) Lstat(string) (sysfs.Stat, error) {
 	kinds := []uint32{syscall.S_IFREG, syscall.S_IFDIR, syscall.S_IFBLK, syscall.S_IFCHR}
