@@ -22,8 +22,9 @@ const (
 
 // Bounds on elements that are compared with one another. QEMU itself takes 128 NUMA nodes and 256 memory modules.
 const (
-	maxNodes = 1024
-	maxPins  = cpuset.Max
+	maxNodes   = 1024
+	maxPins    = cpuset.Max
+	maxDevices = 1024 // PCI functions, and files: each is looked at on the host, one after the other
 )
 
 // appendBounded appends an element to those of its name, if there are not too many.
