@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -42,9 +43,23 @@ func Parse(r io.Reader) (*Needs, error) {
 func plain(err error) error {
 	var syntax *xml.SyntaxError
 	if errors.As(err, &syntax) {
-		return fmt.Errorf("it is not well-formed: %s", syntax.Msg)
+		return fmt.Errorf("it is not well-formed: %s", printable(syntax.Msg))
 	}
 	return err
+}
+
+// printable is a message of the decoder's, which has names from the document in it, of whatever length and in whatever bytes.
+func printable(msg string) string {
+	const most = 200
+	if len(msg) > most {
+		msg = msg[:most] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(msg, "?"))
 }
 
 // parser collects what the XML says. What depends on several elements, which may stand in any order, is worked out at

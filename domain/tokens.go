@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"qemu-hook/cpuset"
 )
@@ -224,7 +225,7 @@ func quote(s string) string { return strconv.Quote(clip(s)) }
 func clip(s string) string {
 	const most = 64
 	if len(s) > most {
-		return s[:most] + "…"
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

@@ -33,8 +33,8 @@ func (k oneText) ask() error {
 	return nil
 }
 
-func (k oneText) ReadFile(string) ([]byte, error) { return bytes.Clone(k.text), k.ask() }
-func (k oneText) WriteFile(string, []byte) error  { return k.ask() }
+func (k oneText) ReadFile(string) ([]byte, error)  { return bytes.Clone(k.text), k.ask() }
+func (k oneText) WriteFile(string, []byte) error   { return k.ask() }
 func (k oneText) ReadDir(string) ([]string, error) { return append([]string(nil), k.names...), k.ask() }
 
 func (k oneText) SubDirs(string) ([]string, error)             { return append([]string(nil), k.names...), k.ask() }
