@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 
@@ -126,7 +125,7 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,
 // and settles what is shared again. What drifted is in the error.
-func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
+func (h *Host) Reconnect(ctx context.Context, uuid, name string, by Caller) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
 	}
@@ -135,8 +134,8 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 		return nil
 	}
 	// The daemon that owes the release is this one now.
-	if owner := LibvirtAncestor(h.FS, os.Getppid()); owner != nil {
-		g.Owner = owner
+	if by.Owner != nil {
+		g.Owner = by.Owner
 	}
 	g.Started = true
 	errs := h.SaveLedger()
