@@ -161,3 +161,37 @@ func TestReleaseByHandWhileStarting(t *testing.T) {
 	}
 	r.wantAsBefore(before, "after release")
 }
+
+// A card came home, and the release was killed then. Meanwhile another card is back, too: the way by which the driver lets go
+// is another one than the record says.
+func TestPrepareAfterHalfARelease(t *testing.T) {
+	r := newRig(t, "two-cards")
+	r.configure("")
+	a, b := guest("a", "0a", cardFunctions(0)...), guest("b", "0b", cardFunctions(1)...)
+	before := r.snapshot()
+	for _, n := range []*domain.Needs{a, b} {
+		if err := r.prepare(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.model.AfterChange(func(c sysfstest.Change) error {
+		if d, _ := r.model.FS().PCIDriver(cardFunctions(1)[0]); d == "nvidia" {
+			panic(errKilled)
+		}
+		return nil
+	})
+	if !killed(func() { _ = r.release(b) }) {
+		t.Fatal("the release was not killed")
+	}
+	r.model.AfterChange(nil)
+	if err := r.release(a); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.prepare(b); err != nil {
+		t.Errorf("prepare: %v", err)
+	}
+	if err := r.release(b); err != nil {
+		t.Fatal(err)
+	}
+	r.wantAsBefore(before, "after both")
+}

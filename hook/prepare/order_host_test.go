@@ -15,66 +15,7 @@ import (
 	"qemu-hook/sysfs/sysfstest"
 )
 
-// Two NVIDIA cards of one driver, each with its sound, a pool with pages that somebody had before, and services that guests
-// want stopped: backup by the configuration, nvidia-persistenced while a card leaves its driver and while none is left.
-const orderHost = `-- kernel --
-release 6.12.0
-nvidia_smi /usr/bin/nvidia-smi
-systemd yes
--- cpus --
-package 0 0 1 2 3 4 5 6 7
--- nodes --
-0 cpus=0-3 total=8G free=6G whole=95% movable=97%
-1 cpus=4-7 total=8G free=6G whole=95% movable=97%
--- hugepages --
-2048 default node0=64 node1=64
--- workqueues --
--- irqs --
-0 timer
-1 disk affinity=2-3
-2 net affinity=5
--- modules --
-pcieport builtin driver=pcieport alias=pci:v*d*sv*sd*bc06sc04i00*
-snd_hda_intel loaded driver=snd_hda_intel alias=pci:v*d*sv*sd*bc04sc03i00*
-nvidia loaded driver=nvidia version=570.86.16 alias=pci:v000010DEd*sv*sd*bc03sc00i00*
-nvidia_modeset loaded deps=nvidia
-nvidia_drm loaded deps=nvidia_modeset param=modeset=N param=fbdev=N
-vfio loaded
-vfio_iommu_type1 loaded deps=vfio
-vfio_pci_core loaded deps=vfio
-vfio_pci loaded driver=vfio-pci deps=vfio_pci_core alias=vfio_pci:v*d*sv*sd*bc*sc*i*
--- pci --
-0000:00:01.1 class=0604 id=1022:14db driver=pcieport group=1
-  0000:01:00.0 class=0300 id=10de:2504 driver=nvidia group=13 minor=0 boot_vga=0
-  0000:01:00.1 class=0403 id=10de:228e driver=snd_hda_intel group=13
-0000:00:02.1 class=0604 id=1022:14db driver=pcieport group=2
-  0000:06:00.0 class=0300 id=10de:2684 driver=nvidia group=15 minor=1 boot_vga=0
-  0000:06:00.1 class=0403 id=10de:22ba driver=snd_hda_intel group=15
--- cgroups --
-/ subtree=cpuset,cpu
-/init.scope
-/machine.slice
-/system.slice
-/system.slice/libvirtd.service
-/system.slice/backup.service
-/system.slice/nvidia-persistenced.service
-/user.slice
--- units --
-backup.service active
-nvidia-persistenced.service active
--- devices --
-/dev/vfio/vfio c 10:196 0666
-/dev/nvidiactl c 195:255 0666
--- processes --
-640 cgroup=/system.slice/nvidia-persistenced.service open=/dev/nvidiactl,/dev/nvidia0,/dev/nvidia1 nvidia-persiste /usr/bin/nvidia-persistenced
-650 cgroup=/system.slice/backup.service backup /usr/bin/backup
--- etc/group --
-kvm:x:992:
--- run/libvirt/qemu/ --
-`
-
 const (
-	orderCPUs   = 8
 	orderNodes  = 2
 	orderPages  = 64 // of each node's pool at boot
 	orderBackup = "backup.service"

@@ -199,11 +199,7 @@ func (m *orderMachine) finish() {
 // CPUs, the pools hold what was promised, a guest that starts finds what its domain asks for, and when none is left the
 // host is as if there had been none.
 func TestEveryOrder(t *testing.T) {
-	fresh, err := sysfstest.Parse("order", []byte(orderHost))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer fresh.Close()
+	fresh := newRig(t, "two-cards").model
 	base := t.TempDir()
 	var count orderCounts
 	rapid.Check(t, func(rt *rapid.T) {
