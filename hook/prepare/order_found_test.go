@@ -195,3 +195,27 @@ func TestPrepareAfterHalfARelease(t *testing.T) {
 	}
 	r.wantAsBefore(before, "after both")
 }
+
+// Somebody puts another file in the place of one that was made for a guest, which is then prepared again: it uses that, and
+// leaves it.
+func TestShmReplacedBetweenPrepares(t *testing.T) {
+	r := newRig(t, "server")
+	n := serverGuest(1, "0000:41:00", cpuset.Set{}, 100, 1)
+	before := r.snapshot()
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	r.model.Remove(n.Shm[0].Path)
+	r.model.SetFile(n.Shm[0].Path, "somebody's")
+	if err := r.prepare(n); err != nil {
+		t.Errorf("prepare: %v", err)
+	}
+	if err := r.release(n); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := r.model.FS().Lstat(n.Shm[0].Path); err != nil || st.Perm() != 0o644 {
+		t.Errorf("somebody's file: %+v, %v", st, err)
+	}
+	r.model.Remove(n.Shm[0].Path)
+	r.wantAsBefore(before, "after release")
+}

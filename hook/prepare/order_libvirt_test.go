@@ -73,7 +73,7 @@ func (m *orderMachine) backupRuns() bool {
 // settled notes that all that is shared was settled.
 func (m *orderMachine) settled() {
 	m.unsettled = false
-	if m.stopped && len(m.claims) == 0 && m.clean() {
+	if m.stopped && len(m.claims) == 0 && (m.clean() || m.backupRuns()) {
 		m.stopped, m.runs = false, true
 	}
 }
