@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -202,7 +201,7 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared, mends
 // what can be mended while QEMU runs, and settles what is shared again. What stays drifted is in the error.
-func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
+func (h *Host) Reconnect(ctx context.Context, uuid, name string, by Caller) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
 	}
@@ -211,8 +210,8 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 		return nil
 	}
 	// The daemon that owes the release is this one now.
-	if owner := LibvirtAncestor(h.FS, os.Getppid()); owner != nil {
-		g.Owner = owner
+	if by.Owner != nil {
+		g.Owner = by.Owner
 	}
 	errs := errors.Join(h.noteRuns(uuid, g), h.SaveLedger())
 	changes, err := h.Recorded(uuid)

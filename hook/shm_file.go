@@ -42,8 +42,8 @@ func (c *ShmFile) Kind() string    { return shmFileKind }
 func (c *ShmFile) Subject() string { return c.Path }
 
 // Target leaves the owner out: whose file it becomes can depend on who sits at the seat, which is no reason to
-// make it anew.
-func (c *ShmFile) Target() string { return FormatBytes(c.Size) }
+// make it anew. Another file of that name is one.
+func (c *ShmFile) Target() string { return fmt.Sprintf("inode %d, %s", c.inode(), FormatBytes(c.Size)) }
 
 func (c *ShmFile) String() string {
 	var s string

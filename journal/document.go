@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func decodeDocument(b []byte) (*document, *FileError) {
 	}
 	switch {
 	case doc.Version > format:
-		return nil, newer(doc.Version)
+		return nil, newer(newerFormat(doc.Version))
 	case doc.Version != format:
 		return nil, &FileError{Problem: fmt.Sprintf("it has no known version (%d)", doc.Version)}
 	case doc.Sum != sum(doc.Boot, doc.Data):
@@ -54,13 +55,25 @@ func decodeDocument(b []byte) (*document, *FileError) {
 	return &doc, nil
 }
 
+// DecodeKnown decodes JSON into v, and fails on a key that v has no place for: written again without it, something would be
+// lost that a later version has put there.
+func DecodeKnown(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
 // newer is a file that a later version of the program wrote.
-func newer(version int) *FileError {
+func newer(how string) *FileError {
 	return &FileError{
 		Newer:   true,
-		Problem: fmt.Sprintf("a newer qemu-hook wrote it (format %d, this one knows %d)", version, format),
+		Problem: "a newer qemu-hook wrote it (" + how + ")",
 		Remedy:  "install that version again, or shut down the guests and reboot",
 	}
+}
+
+func newerFormat(version int) string {
+	return fmt.Sprintf("format %d, this one knows %d", version, format)
 }
 
 // ReadDocument decodes the document name ("ledger.json") into v and reports whether there is one.
@@ -90,8 +103,12 @@ func (d *Dir) ReadDocument(name string, v any) (bool, error) {
 		d.setAside(dir, name)
 		return false, nil
 	}
-	if err := json.Unmarshal(doc.Data, v); err != nil {
-		return false, d.untrusted(name, &FileError{Problem: "it does not hold what it should: " + err.Error()})
+	if err := DecodeKnown(doc.Data, v); err != nil {
+		bad := &FileError{Problem: "it does not hold what it should: " + err.Error()}
+		if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			bad = newer("it has " + key + ", which this one does not know")
+		}
+		return false, d.untrusted(name, bad)
 	}
 	return true, nil
 }

@@ -58,6 +58,24 @@ func TestDocumentName(t *testing.T) {
 	}
 }
 
+// A later version may keep more in the same format. What this one would drop when it writes, it does not read.
+func TestDocumentWithMore(t *testing.T) {
+	type more struct {
+		Note   string
+		Future int
+	}
+	d, _ := locked(t)
+	if err := d.WriteDocument("ledger.json", more{"n", 1}); err != nil {
+		t.Fatal(err)
+	}
+	var got ledger
+	ok, err := d.ReadDocument("ledger.json", &got)
+	var fe *FileError
+	if ok || !errors.As(err, &fe) || !fe.Newer || !strings.Contains(fe.Error(), `"Future"`) {
+		t.Errorf("read: %v, %v, %v", got, ok, err)
+	}
+}
+
 // Whatever is cut off or flipped anywhere: an error that names the file, and the file stays.
 func TestDocumentDamaged(t *testing.T) {
 	d, path := locked(t)

@@ -530,8 +530,8 @@ func TestHostileProgram(t *testing.T) {
 		{"as in a store", func(dir, file string) error { return errors.Join(os.Chmod(file, 0o555), os.Chmod(dir, 0o555)) }, ""},
 		{"group", func(dir, _ string) error { return os.Chmod(dir, 0o775) }, "cannot trust DIR: others can write to it (mode 0775); chmod go-w DIR"},
 		{"world", func(dir, _ string) error { return os.Chmod(dir, 0o777) }, "cannot trust DIR: others can write to it (mode 0777); chmod go-w DIR"},
-		{"everybody's", func(dir, _ string) error { return os.Chmod(dir, 0o777|fs.ModeSticky) }, "others can write to its directory (mode 1777); install it: install -m 0755 FILE /usr/local/bin/"},
-		{"somebody's", func(dir, _ string) error { return os.Chown(dir, stranger, stranger) }, "cannot trust the program FILE: uid 4242 owns its directory; install it: install -m 0755 FILE /usr/local/bin/"},
+		{"everybody's", func(dir, _ string) error { return os.Chmod(dir, 0o777|fs.ModeSticky) }, "others can write to its directory (mode 1777); install it: install -m 0755 FILE /usr/bin/"},
+		{"somebody's", func(dir, _ string) error { return os.Chown(dir, stranger, stranger) }, "cannot trust the program FILE: uid 4242 owns its directory; install it: install -m 0755 FILE /usr/bin/"},
 		{"file: group", func(_, file string) error { return os.Chmod(file, 0o775) }, "cannot trust FILE: others can write to it (mode 0775); chmod go-w FILE"},
 		{"file: owner", func(_, file string) error { return os.Chown(file, stranger, 0) }, "cannot trust FILE: uid 4242 owns it; chown root FILE"},
 	} {

@@ -197,12 +197,16 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 	if err != nil {
 		return nil, nil, err
 	}
+	now, err := h.PCIDriver(f.Address)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, r := range recorded {
 		switch d, ok := r.(*hook.PCIDriver); {
 		case r.Subject() != f.Address:
 		case !ok:
 			before = append(before, r)
-		case d.To == vfio.Name && d.From != d.To:
+		case d.To == vfio.Name && d.From != d.To && d.From != now:
 			way = []hook.Change{d}
 		}
 	}
@@ -211,11 +215,11 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 		return before, way, claimPort(h, f.Address, p)
 	}
 	before = nil
-	c := &hook.PCIDriver{Address: f.Address, To: vfio.Name, Module: vfio.Module, Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan}
-	if c.ID, err = h.PCIID(f.Address); err != nil {
-		return nil, nil, err
+	c := &hook.PCIDriver{
+		Address: f.Address, To: vfio.Name, Module: vfio.Module, From: now,
+		Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan,
 	}
-	if c.From, err = h.PCIDriver(f.Address); err != nil {
+	if c.ID, err = h.PCIID(f.Address); err != nil {
 		return nil, nil, err
 	}
 	if c.FromOverride, err = h.PCIOverride(f.Address); err != nil {
