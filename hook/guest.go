@@ -121,11 +121,17 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 			return err
 		}
 	}
-	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
+	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.accompany(ctx, uuid, g))
+}
+
+// accompany gives a guest that runs what there can be only then.
+func (h *Host) accompany(ctx context.Context, uuid string, g *Guest) error {
+	return errors.Join(h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
 }
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,
-// and settles what is shared again. What drifted is in the error.
+// and settles what is shared again. Where the daemon died before the guest had started wholly, it does what [Host.Started] would
+// have done. What drifted is in the error.
 func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
@@ -145,5 +151,5 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 	for _, c := range changes {
 		errs = errors.Join(errs, c.Verify(h))
 	}
-	return errors.Join(errs, h.Settle(ctx))
+	return errors.Join(errs, h.Settle(ctx), h.accompany(ctx, uuid, g))
 }

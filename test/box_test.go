@@ -234,19 +234,29 @@ func (x *box) differs(before *sysfstest.Snapshot) string {
 	if diff := sysfstest.Diff(before, x.snapshot()); diff != "" {
 		lines = append(lines, diff)
 	}
+	if left := x.onRecord(); left != "" {
+		lines = append(lines, "still on record: "+left)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// onRecord is what the program has on record, "" if nothing.
+func (x *box) onRecord() string {
+	x.t.Helper()
 	// Not through the mount: a process that waits for a file system of its own may wait for itself.
 	fs := x.model.FS()
 	names, err := fs.ReadDir(stateDir)
 	if err != nil && !errors.Is(err, syscall.ENOENT) {
 		x.t.Fatal(err)
 	}
+	var files []string
 	for _, name := range names {
 		if name != "lock" && name != hook.RefusalsDocument {
 			b, _ := fs.ReadFile(stateDir + "/" + name)
-			lines = append(lines, "still on record: "+name+": "+string(b))
+			files = append(files, name+": "+string(b))
 		}
 	}
-	return strings.Join(lines, "\n")
+	return strings.Join(files, "\n")
 }
 
 // writeConfig gives the host a configuration.

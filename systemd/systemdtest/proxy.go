@@ -19,6 +19,8 @@ type Proxy struct {
 	mu     sync.Mutex
 	conns  []net.Conn
 	dialed int
+	sends  int
+	onSend func(n int, pass func())
 }
 
 // NewProxy returns a proxy before the bus at address, which is one that Serve or Bus returned. It ends with the test.
@@ -54,15 +56,35 @@ func NewProxy(t testing.TB, address string) *Proxy {
 			p.conns = append(p.conns, client, bus)
 			p.dialed++
 			p.mu.Unlock()
-			go forward(client, bus)
-			go forward(bus, client)
+			go forward(client, bus, func(pass func()) { pass() })
+			go forward(bus, client, p.send)
 		}
 	}()
 	return p
 }
 
-// forward passes on what one side says, with the files that it hands over.
-func forward(to, from net.Conn) {
+// OnSend sets a function that gets hold of each piece that a client sends, before it is passed on: with its running number on
+// this proxy, from 1, and what passes it on. A message is a piece or two, a line of the authentication is one. nil removes it.
+func (p *Proxy) OnSend(f func(n int, pass func())) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onSend, p.sends = f, 0
+}
+
+func (p *Proxy) send(pass func()) {
+	p.mu.Lock()
+	p.sends++
+	n, f := p.sends, p.onSend
+	p.mu.Unlock()
+	if f == nil {
+		pass()
+		return
+	}
+	f(n, pass)
+}
+
+// forward passes on what one side says, with the files that it hands over, by a function that gets hold of each piece.
+func forward(to, from net.Conn, hold func(pass func())) {
 	defer to.Close()
 	defer from.Close()
 	text, files := make([]byte, 1<<16), make([]byte, 1<<12)
@@ -72,10 +94,13 @@ func forward(to, from net.Conn) {
 			return
 		}
 		rights := rightsIn(files[:filesN])
-		sent, _, err := to.(*net.UnixConn).WriteMsgUnix(text[:n], rightsOf(rights), nil)
-		if err == nil {
-			_, err = to.Write(text[sent:n])
-		}
+		hold(func() {
+			var sent int
+			sent, _, err = to.(*net.UnixConn).WriteMsgUnix(text[:n], rightsOf(rights), nil)
+			if err == nil {
+				_, err = to.Write(text[sent:n])
+			}
+		})
 		for _, fd := range rights {
 			unix.Close(fd)
 		}
