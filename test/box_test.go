@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,7 +94,8 @@ type box struct {
 	t     testing.TB
 	model *sysfstest.Host
 	root  string
-	bus   string // address
+	bus   string   // address
+	wrap  []string // a program with arguments that runs the program
 
 	mu   sync.Mutex
 	last *call
@@ -126,7 +128,8 @@ func (x *box) start(stdin []byte, args ...string) *call {
 	defer x.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	c := &call{cancel: cancel, dead: make(chan struct{})}
-	c.cmd = exec.CommandContext(ctx, program(x.t), append([]string{"--root", x.root}, args...)...)
+	argv := slices.Concat(x.wrap, []string{program(x.t), "--root", x.root}, args)
+	c.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.cmd.Dir = "/"
 	c.cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin", "DBUS_SYSTEM_BUS_ADDRESS=" + x.bus}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = bytes.NewReader(stdin), &c.stdout, &c.stderr

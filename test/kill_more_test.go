@@ -54,7 +54,8 @@ func TestKilledAtSend(t *testing.T) {
 				})
 				status, stderr := l.call(s.op)
 				proxy.OnSend(nil)
-				if status != -1 {
+				// With its last words it waits for no answer.
+				if status != -1 && n < points/2-1 {
 					t.Fatalf("the program was not killed at its piece %d: it ended with %d: %s", n, status, stderr)
 				}
 				l.home(home, fmt.Sprintf("%s killed at piece %d to the bus", s.op, n))
