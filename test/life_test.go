@@ -108,7 +108,7 @@ func (l *life) do(steps ...string) {
 				l.t.Errorf("the guest runs on a host that is different:\n%s", diff)
 			}
 		case "recover NAME":
-			args := []string{"recover", l.g.name}
+			args := []string{"recover", "--", l.g.name} // which may begin with a dash
 			if !strings.Contains(l.onRecord(), fmt.Sprintf(`"name":%q`, l.g.name)) {
 				args = args[:1] // only the beginnings of a record are left, which have no name
 			}
