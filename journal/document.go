@@ -7,10 +7,15 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
+
+// documentGrowth is room for a document to grow, and to be written again after that.
+const documentGrowth = 64 << 10
 
 // document is how a document is stored.
 type document struct {
@@ -156,11 +161,44 @@ func (d *Dir) WriteDocument(name string, v any) error {
 		}
 		return nil
 	}
-	err = renameio.WriteFile(d.file(name), b, 0o600, renameio.WithTempDir(d.path), renameio.WithStaticPermissions(0o600))
+	err = d.replace(name, b, int64(len(b))+documentGrowth)
+	if errors.Is(err, unix.ENOSPC) && d.giveUp(dir, name) {
+		err = d.replace(name, b, 0)
+	}
 	if err != nil {
 		return &FileError{Op: "write", Path: d.file(name), Err: cause(err)}
 	}
 	return nil
+}
+
+// replace writes a document under another name and renames it. Beyond its end it keeps room, so that the next one can be written
+// even if /run is full by then: whoever cannot have that learns it before he changes anything.
+func (d *Dir) replace(name string, b []byte, room int64) error {
+	f, err := renameio.NewPendingFile(d.file(name), renameio.WithTempDir(d.path), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if room > 0 {
+		if err := allocate(int(f.Fd()), int64(len(b))+room); err != nil {
+			return err
+		}
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// giveUp makes the room free that a document has reserved, and reports whether there is such a document.
+func (d *Dir) giveUp(dir *os.File, name string) bool {
+	fd, err := openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && unix.Ftruncate(fd, st.Size) == nil
 }
 
 // checkName refuses names that would leave the directory or be taken for something else in it.

@@ -159,7 +159,11 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		warnings = append(warnings, more...)
 	}
 	if err == nil {
-		return warnings, h.Remember(uuid, n.Guest.Name, nil)
+		// The host is prepared, whatever is the matter with the list of those that were refused.
+		if rerr := h.Remember(uuid, n.Guest.Name, nil); rerr != nil {
+			warnings = append(warnings, rerr.Error())
+		}
+		return warnings, nil
 	}
 	reasons := []string{err.Error()}
 	var refusal *hook.Refusal
