@@ -82,6 +82,9 @@ Until then, or until a reboot. By the same steps, with the same refusals and rec
 would be. A guest that uses such a function leaves it there.`
 	helpUnbind = `give back what bind has taken, or what stayed
 Those that stayed on vfio after their guest by gpu.give_back = "stay" are given back, too.`
+	helpImport = `what becomes of the hook scripts that are there; nothing is changed
+Reads libvirt's folder of hooks, or DIR: which lines are needless, what the configuration says instead, and
+what was not understood, with file and line. What it prints can be used as the configuration.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`
