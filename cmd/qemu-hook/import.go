@@ -42,7 +42,7 @@ func hooksTree(host sysfs.FS, args []string) (scripts.Tree, error) {
 			return scripts.Tree{}, err
 		}
 		here, err := sysfs.New("/")
-		return scripts.Tree{FS: here, Dir: dir}, err
+		return scripts.Tree{FS: here, Dir: dir, Name: args[0]}, err
 	}
 	i := slices.IndexFunc(scripts.HookDirs(), host.Exists)
 	if i < 0 {

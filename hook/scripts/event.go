@@ -58,7 +58,12 @@ type condition struct {
 	vague  bool // not all of it is understood
 }
 
-// notOr is the condition under which neither this one nor those before hold: another event, or it is not known which guest.
+// besides adds a branch to those before it.
+func (c condition) besides(d condition) condition {
+	return condition{guests: append(slices.Clone(c.guests), d.guests...), phase: max(c.phase, d.phase), vague: c.vague || d.vague}
+}
+
+// not is the condition of what is left: another event, or a guest of which nothing is known.
 func (c condition) not() condition {
 	if c.vague || c.guests != nil {
 		return condition{vague: true}
@@ -140,8 +145,9 @@ func compare(args []arg) (c condition, unequal bool) {
 	}
 	text := right.text
 	if args[1].text == "=~" {
+		whole := strings.HasPrefix(text, "^") && strings.HasSuffix(text, "$")
 		text = strings.TrimSuffix(strings.TrimPrefix(text, "^"), "$")
-		right.glob = strings.ContainsAny(text, `*?[](){}|.+\^$`)
+		right.glob = !whole || strings.ContainsAny(text, `*?[](){}|.+\^$`)
 	}
 	if right.opaque || right.glob {
 		return condition{vague: true}, false

@@ -42,7 +42,7 @@ func Around(fs sysfs.FS, look Look) []hook.Finding {
 		if !fs.Exists(dir) {
 			continue
 		}
-		h := readHooks(Tree{fs, dir})
+		h := readHooks(Tree{FS: fs, Dir: dir})
 		all = append(all, h.files(look)...)
 		report, err := Read(h.Tree)
 		if err != nil {
@@ -127,18 +127,19 @@ func trust(name string, st sysfs.Stat, look Look) []hook.Finding {
 	return all
 }
 
-// order says whether a script runs before qemu-hook, and whether it is run at all.
-func (h *hooks) order(name string) (before, runs bool) {
+// order says whether a script runs before qemu-hook, and whether it is run at all: by libvirt, or by a hook that runs others.
+func (h *hooks) order(r *Report, name string) (before, runs bool) {
 	own := path.Join(h.Dir, "qemu.d", "50-qemu-hook")
 	if h.own != "" {
 		own = h.own
 	}
-	first := "" // what runs the scripts that libvirt does not know
+	first := ""
 	for _, e := range h.entries {
 		if e.name == name {
 			return e.name < own, e.runs()
 		}
-		if first == "" && e.runs() && e.name != h.own {
+		// What could not be read may run others too.
+		if first == "" && e.runs() && e.name != h.own && (r.dispatchers[e.name] || !r.ran[e.name]) {
 			first = e.name
 		}
 	}
@@ -157,12 +158,12 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 		if f.rule == nil || f.rule.hurts == "" {
 			continue
 		}
-		if _, runs := h.order(f.file); !runs {
+		if _, runs := h.order(r, f.root); !runs {
 			idle[f.file] = true
 			continue
 		}
 		i := slices.IndexFunc(groups, func(g *group) bool {
-			return g.f.file == f.file && g.f.rule.does == f.rule.does && g.f.rule.hurts == f.rule.hurts
+			return g.f.file == f.file && g.f.root == f.root && g.f.rule.does == f.rule.does && g.f.rule.hurts == f.rule.hurts
 		})
 		if i < 0 {
 			i, groups = len(groups), append(groups, &group{f: f})
@@ -173,7 +174,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 	}
 	var all []hook.Finding
 	for _, g := range groups {
-		before, _ := h.order(g.f.file)
+		before, _ := h.order(r, g.f.root)
 		where := fmt.Sprintf("%s:%s", printable(g.f.file), g.lines[0])
 		switch more := g.lines[1:]; {
 		case len(more) > 6:
@@ -193,7 +194,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 		all = append(all, hook.Advise("%s; take it out, see qemu-hook import", text))
 	}
 	for _, file := range sortedNames(idle) {
-		all = append(all, hook.Advise("%s is run by nothing: no hook calls it; remove it, see qemu-hook import", printable(file)))
+		all = append(all, hook.Advise("%s is run by nothing: libvirt does not know it, and no hook calls it; remove it, see qemu-hook import", printable(file)))
 	}
 	return append(all, h.mentions(r)...)
 }
@@ -215,7 +216,7 @@ func (h *hooks) mentions(r *Report) []hook.Finding {
 	var all []hook.Finding
 	for _, name := range sortedNames(r.seen) {
 		f := r.seen[name]
-		if _, runs := h.order(name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || name == h.own {
+		if _, runs := h.order(r, name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || name == h.own {
 			continue
 		}
 		steps := map[string]bool{}

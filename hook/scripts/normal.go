@@ -78,6 +78,9 @@ func unwrap(args []arg) []arg {
 				}
 			}
 		}
+		if args[0].text == "command" && (rest[0].text == "-v" || rest[0].text == "-V") {
+			return args // only asks
+		}
 		switch path.Base(args[0].text) {
 		case "sudo":
 			skip("ugpC")

@@ -1,6 +1,7 @@
 package scripts
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -21,6 +22,8 @@ type Report struct {
 	found []found
 	seen  map[string]*file
 	ran   map[string]bool
+	// dispatchers run the scripts in qemu.d by guest and event.
+	dispatchers map[string]bool
 }
 
 // Read goes through the scripts of a tree. It writes nothing, and runs nothing.
@@ -29,7 +32,7 @@ func Read(t Tree) (*Report, error) {
 	if err := r.read(); err != nil {
 		return nil, err
 	}
-	return &Report{tree: t, files: len(r.ran), lines: r.lines, notes: r.notes, found: r.found, seen: r.files, ran: r.ran}, nil
+	return &Report{tree: t, files: len(r.ran), lines: r.lines, notes: r.notes, found: r.found, seen: r.files, ran: r.ran, dispatchers: r.dispatchers}, nil
 }
 
 // entry is a key of the configuration as lines set it.
@@ -81,7 +84,7 @@ func (r *Report) Import(needs func(guest string) (*domain.Needs, error)) string 
 }
 
 func (m *importer) header(b *strings.Builder) {
-	comment(b, "What qemu-hook makes of %s: %s, %s. Nothing was changed.", printable(m.tree.Dir), count(m.files, "script"), count(m.lines, "line"))
+	comment(b, "What qemu-hook makes of %s: %s, %s. Nothing was changed.", printable(cmp.Or(m.tree.Name, m.tree.Dir)), count(m.files, "script"), count(m.lines, "line"))
 	comment(b, "This is a configuration, for /etc/qemu-hook/config.toml: look it through, then have it checked by qemu-hook check NAME,")
 	comment(b, "and take the scripts out of libvirt's way before qemu-hook comes in: what both do is done twice.")
 }
@@ -163,7 +166,7 @@ func (m *importer) enter(e entry, list bool, f found) {
 		e.items, e.value = []string{e.value}, ""
 	}
 	i := slices.IndexFunc(m.entries, func(o entry) bool {
-		return o.guest == e.guest && slices.Equal(o.key, e.key) && (o.why == "") == (e.why == "")
+		return o.guest == e.guest && slices.Equal(o.key, e.key) && (o.why == e.why)
 	})
 	switch {
 	case i < 0:
@@ -225,23 +228,24 @@ func (m *importer) command(f found, args []arg, lost func(string)) {
 
 // check has the program's own parser look at each key. What it refuses was not understood.
 func (m *importer) check() {
-	m.entries = slices.DeleteFunc(m.entries, func(e entry) bool {
-		text := e.line()
-		if e.guest != "" {
-			text = table(e.guest) + text
+	var kept []entry
+	for _, e := range m.entries {
+		if e.items == nil {
+			if m.accepts(e) {
+				kept = append(kept, e)
+			}
+			continue
 		}
-		_, err := hook.ParseConfig("import", []byte(text))
-		if err == nil {
-			return false
+		e.items = slices.DeleteFunc(e.items, func(item string) bool {
+			one := e
+			one.items = []string{item}
+			return !m.accepts(one)
+		})
+		if len(e.items) > 0 {
+			kept = append(kept, e)
 		}
-		problem := err.Error()
-		var wrong *hook.ConfigError
-		if errors.As(err, &wrong) {
-			problem = wrong.Problem
-		}
-		m.unknown = append(m.unknown, Note{Text: e.line() + "  → by " + strings.Join(e.from, ", ") + ": " + problem})
-		return true
-	})
+	}
+	m.entries = kept
 	// A guest's list takes the place of the one for all.
 	for i, e := range m.entries {
 		for _, o := range m.entries {
@@ -250,6 +254,25 @@ func (m *importer) check() {
 			}
 		}
 	}
+}
+
+// accepts reports whether the configuration may have the key, and notes it if not.
+func (m *importer) accepts(e entry) bool {
+	text := e.line()
+	if e.guest != "" {
+		text = table(e.guest) + text
+	}
+	_, err := hook.ParseConfig("import", []byte(text))
+	if err == nil {
+		return true
+	}
+	problem := err.Error()
+	var wrong *hook.ConfigError
+	if errors.As(err, &wrong) {
+		problem = wrong.Problem
+	}
+	m.unknown = append(m.unknown, Note{Text: e.line() + "  → as in " + strings.Join(e.from, ", ") + ": " + problem})
+	return false
 }
 
 // tomlValue renders a value; only tunables have numbers.
@@ -309,7 +332,8 @@ func (m *importer) own(b *strings.Builder) {
 		return
 	}
 	b.WriteString("\n")
-	comment(b, "Own commands, which are run as root, without a shell. Take away the # of those that are still wanted.")
+	comment(b, "Own commands, which are run as root, without a shell. Take away the # of those that are still wanted;")
+	comment(b, "NAME stands for a guest that the scripts do not name.")
 	for _, c := range m.commands {
 		b.WriteString("#\n")
 		comment(b, "[[%s]]", toml.Key{"guest", c.guest, "run"}.String())

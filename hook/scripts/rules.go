@@ -58,7 +58,7 @@ func rules() []rule {
 		},
 		{
 			like: "modprobe vfio|vfio_pci|vfio_iommu_type1|vfio_virqfd|vfio_pci_core …\nmodprobe -r vfio|vfio_pci|vfio_iommu_type1|vfio_virqfd|vfio_pci_core",
-			step: "pci", does: "loads or unloads vfio", why: "the module that the function needs is loaded",
+			step: "pci", does: "loads or unloads vfio", why: "the modules that are needed are loaded, and may stay",
 		},
 		{
 			like: "modprobe -r nvidia*|nouveau|amdgpu|radeon|i915|xe|snd_hda_*|i2c_nvidia_gpu|ucsi_ccg|drm*|ttm\n" +
@@ -76,7 +76,7 @@ func rules() []rule {
 		},
 		{
 			like: "systemctl stop|start|restart nvidia-persistenced|nvidia-persistenced.service|nvidia-powerd|nvidia-powerd.service",
-			step: "quiesce", does: "stops a service of NVIDIA's", why: "they are stopped while the card leaves", hurts: hurtsStop,
+			step: "quiesce", does: "stops a service of NVIDIA's", why: "they are stopped while the card leaves",
 		},
 		{
 			like: "systemctl start|stop libvirt-nosleep@*\nsystemd-inhibit …", step: "inhibit", does: "keeps the host awake", why: "the host is kept from sleep while the guest runs",
@@ -87,8 +87,10 @@ func rules() []rule {
 		},
 		{like: "systemctl start|unmask irqbalance|irqbalance.service", step: "interrupts", does: "starts irqbalance", why: `cpus.irqbalance = "stop"`, use: useBack("cpus", "irqbalance")},
 		{
-			like: "systemctl stop|kill *", step: "quiesce", does: "stops a unit", why: "services.stop", hurts: hurtsStop, use: useStop,
+			like: "systemctl stop|kill display-manager|display-manager.service|gdm*|sddm*|lightdm*|lxdm*|xdm*|ly.service|greetd*",
+			step: "quiesce", does: "stops the desktop", why: "services.stop", hurts: hurtsStop, use: useStop,
 		},
+		{like: "systemctl stop|kill *", step: "quiesce", does: "stops a unit", why: "services.stop", use: useStop},
 		{like: "systemctl start *", step: "quiesce", does: "starts a unit", why: "services.stop", use: useStart},
 		{
 			like: "systemctl set-property * *AllowedCPUs=*\nsystemctl set-property * * *AllowedCPUs=*\nsystemctl set-property * * * *AllowedCPUs=*",
@@ -134,7 +136,7 @@ func rules() []rule {
 			does: "makes or removes a file in shared memory", why: "the file of the XML is made, and goes", use: useShmFile,
 		},
 		{like: "chown * /dev/shm/*\nchgrp * /dev/shm/*\nchmod * /dev/shm/*", step: "shm", does: "gives a file in shared memory to somebody", why: "its owner and mode", use: useShm},
-		{like: "kill *", step: "quiesce", does: "ends processes", why: "gpu.terminate, if they use the card", hurts: hurtsStop, use: useKill},
+		{like: "kill *", step: "quiesce", does: "ends processes", why: "gpu.terminate, if they use the card", use: useKill},
 		{
 			like: "fuser -k|-km|-mk|-vk /dev/nvidia*|/dev/dri/* …\nfuser -k -9|-KILL|-TERM|-SIGTERM|-SIGKILL /dev/nvidia*|/dev/dri/* …",
 			step: "quiesce", does: "ends who uses the card", why: `gpu.in_use = "terminate"`, hurts: hurtsStop,

@@ -14,9 +14,9 @@ import (
 
 // Bounds on what is gone through.
 const (
-	maxCalls = 20      // inside one another
-	maxSteps = 100_000 // commands, in all
-	maxTurns = 64      // of a loop
+	maxCalls = 20     // inside one another
+	maxSteps = 20_000 // commands, in all
+	maxTurns = 64     // of a loop
 )
 
 // A Note is something about a file, or about a line of it.
@@ -30,6 +30,7 @@ type Note struct {
 type found struct {
 	file string
 	line int
+	root string // the script from which this was come to
 	text string // as it stands there
 	when when
 	act  act
@@ -52,22 +53,31 @@ type reader struct {
 	seen  map[string]bool
 	notes []Note
 	lines int
+
+	dispatchers map[string]bool
 }
 
 // script is one run of a script.
 type script struct {
 	r     *reader
+	root  string // which was run first
 	file  *file
 	vars  variables
-	funcs map[string]*node
+	funcs map[string]function
 	// called are those functions that something calls.
 	called     map[string]bool
 	dispatcher bool
 	depth      int
 }
 
+// A function is one of a script's, and the file it stands in.
+type function struct {
+	*node
+	file *file
+}
+
 func newReader(t Tree) *reader {
-	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}}
+	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}, dispatchers: map[string]bool{}}
 }
 
 // read goes through all scripts of the tree.
@@ -77,11 +87,11 @@ func (r *reader) read() error {
 		return err
 	}
 	r.notes = append(r.notes, notes...)
-	names = slices.DeleteFunc(names, func(name string) bool { return strings.Contains(path.Base(name), "qemu-hook") }) // ourselves
+	names = slices.DeleteFunc(names, func(name string) bool { return r.ours(name) })
 	for _, name := range names {
 		f := r.file(name)
 		if f.why == "" && f.isShell() && !r.ran[name] {
-			r.run(f, placeOf(name), nil, 0)
+			r.run(f, name, placeOf(name), nil, 0)
 		}
 	}
 	for _, name := range names {
@@ -94,12 +104,18 @@ func (r *reader) read() error {
 		case f.interpreter() != "":
 			r.notef(f, 0, "not read: a script for %s, which is no shell", f.interpreter())
 		case f.exec:
-			r.run(f, placeOf(name), nil, 0) // a shell runs it, without a first line that says so
+			r.run(f, name, placeOf(name), nil, 0) // a shell runs it, without a first line that says so
 		case !assigns(f.data):
 			r.notef(f, 0, "not read: nothing runs it that was read, and it is no script by its first line")
 		}
 	}
 	return nil
+}
+
+// ours reports whether a hook is this program.
+func (r *reader) ours(name string) bool {
+	at, err := r.tree.ResolveLinks(name)
+	return strings.Contains(path.Base(name), "qemu-hook") || err == nil && path.Base(at) == "qemu-hook"
 }
 
 // assigns reports whether a file has nothing but assignments.
@@ -132,9 +148,9 @@ func (r *reader) notef(f *file, line int, format string, args ...any) {
 	}
 }
 
-// run goes through a script from its beginning.
-func (r *reader) run(f *file, w when, args []arg, depth int) {
-	s := &script{r: r, file: f, vars: variables{}, funcs: map[string]*node{}, called: map[string]bool{}, depth: depth}
+// run goes through a script from its beginning; root is the one that was run first, if not this.
+func (r *reader) run(f *file, root string, w when, args []arg, depth int) {
+	s := &script{r: r, root: root, file: f, vars: variables{}, funcs: map[string]function{}, called: map[string]bool{}, depth: depth}
 	for i := range 9 {
 		name := strconv.Itoa(i + 1)
 		switch {
@@ -147,7 +163,7 @@ func (r *reader) run(f *file, w when, args []arg, depth int) {
 	s.vars["0"] = []arg{{text: f.name}}
 	s.whole(f, w)
 	for name, n := range s.funcs {
-		if !s.called[name] {
+		if !s.called[name] && n.file == f {
 			r.notef(f, n.line, "function %s is called by nothing, and was not looked at", printable(name))
 		}
 	}
@@ -197,14 +213,14 @@ func (s *script) node(n *node, w when) when {
 	case nodeIf:
 		return s.ifClause(n, w)
 	case nodeCase:
-		s.caseClause(n, w)
+		return s.caseClause(n, w)
 	case nodeFor:
 		s.forClause(n, w)
 	case nodeWhile:
 		s.list(n.branches[0].condition, w)
 		s.list(n.kids, w)
 	case nodeFunction:
-		s.funcs[n.words[0]] = n
+		s.funcs[n.words[0]] = function{n, s.file}
 	}
 	return w
 }
@@ -240,10 +256,14 @@ func (s *script) tested(n *node) (c condition, unequal, ok bool) {
 	return condition{}, false, false
 }
 
-// leaves reports whether commands end the script.
+// leaves reports whether commands end the script, and do not make it fail.
 func leaves(nodes []*node) bool {
 	return slices.ContainsFunc(nodes, func(n *node) bool {
-		return n.kind == nodeSimple && len(n.words) > 0 && (n.words[0] == "exit" || n.words[0] == "return") || n.kind == nodeGroup && leaves(n.kids)
+		if n.kind == nodeGroup {
+			return leaves(n.kids)
+		}
+		return n.kind == nodeSimple && len(n.words) > 0 && (n.words[0] == "exit" || n.words[0] == "return") &&
+			(len(n.words) == 1 || n.words[1] == "0")
 	})
 }
 
@@ -265,10 +285,16 @@ func (s *script) chain(n *node, w when) when {
 		c, unequal, is := s.tested(kid)
 		if !is {
 			s.node(kid, now)
+			if i > 0 && !tested && leaves([]*node{kid}) {
+				rest = w.and(condition{vague: true}, n.line)
+			}
 			if s.onlyLooks(kid) && i == 0 {
 				here = here.and(condition{vague: true}, n.line)
 			}
 			continue
+		}
+		if leaving := i+1 < len(n.kids) && n.joins[i+1] == "&&" && leaves(n.kids[i+1:i+2]); leaving && !unequal && (c.vague || c.guests != nil) {
+			rest = w.and(condition{vague: true}, n.line)
 		}
 		if unequal && i+1 < len(n.kids) && n.joins[i+1] == "&&" && leaves(n.kids[i+1:i+2]) {
 			return w.and(c, n.line)
@@ -295,6 +321,7 @@ func (s *script) onlyLooks(n *node) bool {
 }
 
 func (s *script) ifClause(n *node, w when) when {
+	rest := w
 	var before condition
 	for i, b := range n.branches {
 		if b.condition == nil {
@@ -323,13 +350,17 @@ func (s *script) ifClause(n *node, w when) when {
 			continue
 		}
 		s.list(b.body, w.and(c, b.condition[0].line))
-		before = condition{guests: append(before.guests, c.guests...), phase: max(before.phase, c.phase), vague: before.vague || c.vague}
+		if (c.vague || c.guests != nil) && leaves(b.body) {
+			rest = rest.and(condition{vague: true}, n.line)
+		}
+		before = before.besides(c)
 	}
-	return w
+	return rest
 }
 
-func (s *script) caseClause(n *node, w when) {
+func (s *script) caseClause(n *node, w when) when {
 	subject := s.vars.one(n.words[0])
+	rest := w
 	var before condition
 	for _, b := range n.branches {
 		if otherwise(b.patterns) {
@@ -337,13 +368,19 @@ func (s *script) caseClause(n *node, w when) {
 				before.vague = true
 			}
 			s.list(b.body, w.and(before.not(), n.line))
+			if leaves(b.body) {
+				rest = rest.and(condition{guests: before.guests, vague: before.vague}, n.line)
+			}
 			continue
 		}
 		c := patternsOf(subject, s.vars.expand(b.patterns))
-		line := n.line
-		s.list(b.body, w.and(c, line))
-		before = condition{guests: append(before.guests, c.guests...), phase: max(before.phase, c.phase), vague: before.vague || c.vague}
+		s.list(b.body, w.and(c, n.line))
+		if leaves(b.body) && (c.vague || c.guests != nil) {
+			rest = rest.and(condition{vague: true}, n.line)
+		}
+		before = before.besides(c)
 	}
+	return rest
 }
 
 func (s *script) forClause(n *node, w when) {
@@ -422,7 +459,7 @@ func (s *script) command(n *node, w when, piped bool) {
 	if _, is := isTest(args); is {
 		return
 	}
-	if f := s.funcs[args[0].text]; f != nil && args[0].known() {
+	if f := s.funcs[args[0].text]; f.node != nil && args[0].known() {
 		s.call(f, args, w)
 		return
 	}
@@ -518,7 +555,7 @@ func (s *script) text(n *node, a arg, w when) {
 }
 
 // call goes through a function.
-func (s *script) call(f *node, args []arg, w when) {
+func (s *script) call(f function, args []arg, w when) {
 	s.called[args[0].text] = true
 	if s.depth >= maxCalls {
 		s.r.notef(s.file, f.line, "not understood: calls inside one another, more than %d", maxCalls)
@@ -531,8 +568,11 @@ func (s *script) call(f *node, args []arg, w when) {
 			s.vars[name] = []arg{args[i+1]}
 		}
 	}
+	from := s.file
 	s.depth++
+	s.file = f.file
 	s.list(f.kids, w)
+	s.file = from
 	s.depth--
 	for i := range 9 {
 		name := strconv.Itoa(i + 1)
@@ -584,12 +624,18 @@ func (s *script) writes(n *node, args []arg, w when) bool {
 	if path.Base(args[0].text) == "tee" {
 		for _, t := range n.to {
 			if strings.HasSuffix(t.op, "<<<") {
-				for _, file := range args[1:] {
-					s.write(n, file, s.vars.one(t.to), w)
-				}
-				return true
+				ok, value = true, s.vars.one(t.to)
 			}
 		}
+		if !ok {
+			value = arg{text: "…", opaque: true} // what comes through the pipe
+		}
+		for _, file := range args[1:] {
+			if !strings.HasPrefix(file.text, "-") {
+				s.write(n, file, value, w)
+			}
+		}
+		return true
 	}
 	if !ok {
 		return false
@@ -626,7 +672,13 @@ func (s *script) write(n *node, file, value arg, w when) {
 	if s.act(n, a, w) {
 		return
 	}
-	s.unknown(n, a, w, "it is not known what is written where")
+	why := "it writes a file that is no step's"
+	if file.opaque || value.opaque || strings.Contains(file.text+value.text, "$") {
+		why = "not all is known of what it writes, and where"
+	} else if file.glob {
+		why = "a shell finds the files it writes"
+	}
+	s.unknown(n, a, w, why)
 }
 
 // tunableKey is a file of the kernel's as [tunables] names it.
@@ -654,7 +706,7 @@ func (s *script) act(n *node, a act, w when) bool {
 			if a[0].text == "install" {
 				return false
 			}
-			f.why = "it " + r.does + ", and which is not known"
+			f.why = "it " + r.does + ", but not all of it is known"
 		} else if why := f.uses[0].cannot; why != "" {
 			f.why, f.uses = why, nil
 		}
@@ -683,6 +735,7 @@ func (s *script) tunable(n *node, a act, w when) bool {
 func (s *script) other(n *node, args []arg, w when, piped bool) {
 	first := args[0]
 	if s.dispatches(args) {
+		s.r.dispatchers[s.root] = true
 		s.add(n, found{act: args, when: w, rule: &rule{why: "it runs the scripts in qemu.d, each of which was read by itself"}})
 		return
 	}
@@ -696,7 +749,7 @@ func (s *script) other(n *node, args []arg, w when, piped bool) {
 			if w.phase == phaseUnknown {
 				w.phase = placeOf(name).phase
 			}
-			s.r.run(f, w, append([]arg{}, args[1:]...), s.depth+1)
+			s.r.run(f, s.root, w, append([]arg{}, args[1:]...), s.depth+1)
 			return
 		}
 	}
@@ -767,10 +820,10 @@ func (s *script) unknown(n *node, args []arg, w when, why string) {
 
 // add notes a line once for each thing that it does, and for each circumstance.
 func (s *script) add(n *node, f found) {
-	f.file, f.line = s.file.name, n.line
+	f.file, f.line, f.root = s.file.name, n.line, s.root
 	f.text = s.file.lineText(n.line)
-	key := fmt.Sprint(f.file, f.line, f.act, f.when)
-	if s.r.seen[key] || len(s.r.found) > maxSteps/10 {
+	key := fmt.Sprint(f.file, f.line, f.root, f.act, f.when)
+	if s.r.seen[key] || len(s.r.found) > maxSteps {
 		return
 	}
 	s.r.seen[key] = true

@@ -27,7 +27,8 @@ const HooksDir = "/etc/libvirt/hooks"
 // A Tree is a folder with hooks of a host.
 type Tree struct {
 	sysfs.FS
-	Dir string
+	Dir  string
+	Name string // as a person named it, if not as Dir
 }
 
 // A file is one of a tree's, or one that is called from there.
@@ -93,7 +94,7 @@ func (t Tree) read(name string) *file {
 		syscall.S_IFDIR: "a folder; have that imported by itself", syscall.S_IFIFO: "a FIFO", syscall.S_IFSOCK: "a socket",
 		syscall.S_IFCHR: "a device", syscall.S_IFBLK: "a device",
 	}[st.Type()]
-	system := slices.ContainsFunc([]string{"/proc/", "/sys/", "/dev/"}, func(p string) bool { return strings.HasPrefix(at, p) })
+	system := slices.ContainsFunc([]string{"/proc/", "/sys/"}, func(p string) bool { return strings.HasPrefix(at, p) })
 	switch {
 	case err != nil:
 		f.why = where + "which cannot be looked at: " + cause(err)
