@@ -22,7 +22,7 @@ func runImport(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	tree, err := hooksTree(host, args)
+	tree, err := hooksTree(host, o.rootDir(), args)
 	if err != nil {
 		return err
 	}
@@ -35,11 +35,14 @@ func runImport(o options, args []string) error {
 }
 
 // hooksTree finds the folder: the one that is named, as it is named, else libvirt's.
-func hooksTree(host sysfs.FS, args []string) (scripts.Tree, error) {
+func hooksTree(host sysfs.FS, root string, args []string) (scripts.Tree, error) {
 	if len(args) == 1 {
 		dir, err := filepath.Abs(args[0])
 		if err != nil {
 			return scripts.Tree{}, err
+		}
+		if below, err := filepath.Rel(root, dir); err == nil && below != ".." && !strings.HasPrefix(below, "../") {
+			return scripts.Tree{FS: host, Dir: filepath.Join("/", below), Name: args[0]}, nil
 		}
 		here, err := sysfs.New("/")
 		return scripts.Tree{FS: here, Dir: dir, Name: args[0]}, err

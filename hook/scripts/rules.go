@@ -151,6 +151,7 @@ func rules() []rule {
 		{like: "systemctl * libvirtd*|virtqemud*|virtlogd*", does: "restarts libvirt", hurts: hurtsCall, use: cannot("a hook must not stop the daemon that waits for it")},
 		{like: "systemctl isolate *", does: "stops the desktop", hurts: hurtsStop, use: cannot("say in services.stop which unit is to stop, such as display-manager.service")},
 		{like: "loginctl …", use: cannot(`session.end = "seat0" ends the sessions of a seat`)},
+		{like: "mkdir /sys/*\nrmdir /sys/*\ncgcreate …\ncgset …\ncgexec …", use: cannot("control groups are systemd's")},
 		{like: "mount … \numount …", use: cannot("what is mounted is left to systemd or /etc/fstab")},
 		{like: "modprobe kvmfr …", use: cannot("kvmfr is only checked: have it loaded by /etc/modules-load.d")},
 		{like: "chown * /dev/kvmfr*\nchmod * /dev/kvmfr*\nchgrp * /dev/kvmfr*", use: cannot("who may open kvmfr is for a udev rule")},
