@@ -20,8 +20,11 @@ func (a arg) known() bool { return !a.opaque && !a.glob }
 // variables are the values that are known, each a list of words. The arguments of the script stand for themselves: "$1".
 type variables map[string][]arg
 
-// maxWords bounds what a word can become, and what a variable can hold.
-const maxWords = 256
+// Bounds on what a word can become, and on what a variable can hold.
+const (
+	maxWords = 256
+	maxText  = 4096 // bytes of one
+)
 
 // expand puts the variables into words as a shell does.
 func (v variables) expand(words []string) []arg {
@@ -42,6 +45,10 @@ func (v variables) one(word string) arg {
 	}
 	joined := all[0]
 	for _, a := range all[1:] {
+		if len(joined.text)+len(a.text) > maxText {
+			joined.opaque = true
+			break
+		}
 		joined = arg{joined.text + " " + a.text, joined.opaque || a.opaque, joined.glob || a.glob}
 	}
 	return joined
@@ -55,12 +62,16 @@ type builder struct {
 }
 
 func (b *builder) add(s string) {
-	b.now.text += s
 	b.started = true
+	if len(b.now.text)+len(s) > maxText {
+		b.now.opaque = true
+		return
+	}
+	b.now.text += s
 }
 
 func (b *builder) end() {
-	if b.started {
+	if b.started && len(b.done) < maxWords {
 		b.done = append(b.done, b.now)
 	}
 	b.now, b.started = arg{}, false

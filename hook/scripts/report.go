@@ -349,23 +349,30 @@ func (m *importer) own(b *strings.Builder) {
 	}
 }
 
-// print prints lines with their files.
+// maxShown is how many lines of a kind are shown.
+const maxShown = 500
+
+// print prints lines with their files, each once.
 func (m *importer) print(b *strings.Builder, title string, notes []Note) {
 	if len(notes) == 0 {
 		return
 	}
 	b.WriteString("\n")
 	comment(b, "%s", title)
-	for i, n := range notes {
-		at := m.at(n.File, n.Line)
-		if slices.Contains(notes[:i], n) {
+	seen := map[Note]bool{}
+	for _, n := range notes {
+		switch {
+		case seen[n]:
 			continue
-		}
-		if n.File == "" {
+		case len(seen) == maxShown:
+			comment(b, "  … and more: of %d only these are shown", len(notes))
+			return
+		case n.File == "":
 			comment(b, "  %s", shortened(n.Text))
-			continue
+		default:
+			comment(b, "  %s: %s", m.at(n.File, n.Line), shortened(n.Text))
 		}
-		comment(b, "  %s: %s", at, shortened(n.Text))
+		seen[n] = true
 	}
 }
 

@@ -3,7 +3,6 @@ package scripts
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -438,7 +437,10 @@ func (s *script) simple(n *node, w when) { s.command(n, w, false) }
 // command goes through a simple command; piped says that it could not stand alone.
 func (s *script) command(n *node, w when, piped bool) {
 	words := n.words
-	for len(words) > 0 && s.vars.assign(words[0]) {
+	for _, word := range words {
+		s.r.steps += len(word) / maxText // what is long takes longer
+	}
+	for len(words) > 0 && s.assign(words[0]) {
 		s.substitutions(words[0], n, w)
 		words = words[1:]
 	}
@@ -448,7 +450,7 @@ func (s *script) command(n *node, w when, piped bool) {
 	}
 	if slices.Contains([]string{"export", "local", "declare", "readonly", "typeset"}, args[0].text) {
 		for _, word := range words[1:] {
-			s.vars.assign(word)
+			s.assign(word)
 			s.substitutions(word, n, w)
 		}
 		return
@@ -499,6 +501,18 @@ func (s *script) command(n *node, w when, piped bool) {
 	s.other(n, args, w, piped)
 }
 
+// assign takes an assignment, and sees whether its value is the path of scripts by guest and event.
+func (s *script) assign(word string) bool {
+	if !s.vars.assign(word) {
+		return false
+	}
+	name, _, _ := strings.Cut(word, "=")
+	for _, v := range s.vars[name] {
+		s.dispatcher = s.dispatcher || strings.Contains(v.text, "/$1/$2")
+	}
+	return true
+}
+
 // substitutions goes through the commands in a word, of which only what a rule knows counts.
 func (s *script) substitutions(word string, n *node, w when) {
 	for rest := word; ; {
@@ -529,7 +543,7 @@ func (s *script) substitutions(word string, n *node, w when) {
 
 // text goes through commands that are given as a text.
 func (s *script) text(n *node, a arg, w when) {
-	if s.depth >= maxCalls {
+	if s.r.steps += len(a.text) / maxText; s.depth >= maxCalls || s.r.steps > maxSteps {
 		return
 	}
 	nodes, err := parse(a.text, n.line)
@@ -561,9 +575,10 @@ func (s *script) call(f function, args []arg, w when) {
 		s.r.notef(s.file, f.line, "not understood: calls inside one another, more than %d", maxCalls)
 		return
 	}
-	saved := maps.Clone(s.vars)
+	saved := variables{}
 	for i := range 9 {
 		name := strconv.Itoa(i + 1)
+		saved[name] = s.vars[name]
 		if delete(s.vars, name); i+1 < len(args) {
 			s.vars[name] = []arg{args[i+1]}
 		}
@@ -767,15 +782,7 @@ func (s *script) other(n *node, args []arg, w when, piped bool) {
 
 // dispatches reports whether a command runs whatever scripts there are for an event.
 func (s *script) dispatches(args []arg) bool {
-	for _, values := range s.vars {
-		for _, v := range values {
-			s.dispatcher = s.dispatcher || strings.Contains(v.text, "/$1/$2")
-		}
-	}
-	text := asText(args)
-	if strings.Contains(text, "/$1/$2") {
-		s.dispatcher = true
-	}
+	s.dispatcher = s.dispatcher || strings.Contains(asText(args), "/$1/$2")
 	return s.dispatcher && (args[0].opaque || strings.Contains(args[0].text, "$") || slices.Contains([]string{"eval", "exec", "run-parts"}, args[0].text))
 }
 
@@ -821,7 +828,7 @@ func (s *script) unknown(n *node, args []arg, w when, why string) {
 // add notes a line once for each thing that it does, and for each circumstance.
 func (s *script) add(n *node, f found) {
 	f.file, f.line, f.root = s.file.name, n.line, s.root
-	f.text = s.file.lineText(n.line)
+	f.text = s.file.line(n.line)
 	key := fmt.Sprint(f.file, f.line, f.root, f.act, f.when)
 	if s.r.seen[key] || len(s.r.found) > maxSteps {
 		return

@@ -37,16 +37,19 @@ type file struct {
 	data string
 	exec bool   // for anybody
 	why  string // it is not read
+
+	lines []string // once they are asked for
 }
 
-// lines are the file's.
-func (f *file) lineText(n int) string {
-	for line := range strings.Lines(f.data) {
-		if n--; n == 0 {
-			return strings.TrimSpace(line)
-		}
+// line returns a line, without what it is set in by.
+func (f *file) line(n int) string {
+	if f.lines == nil {
+		f.lines = strings.Split(f.data, "\n")
 	}
-	return ""
+	if n < 1 || n > len(f.lines) {
+		return ""
+	}
+	return strings.TrimSpace(f.lines[n-1])
 }
 
 // interpreter returns what runs the file by its first line, "" if it has none.
