@@ -42,23 +42,28 @@ func TestDenied(t *testing.T) {
 			syscall.EACCES, "SELinux (virt_hook_t) denies it; see ausearch -m avc -ts recent",
 		},
 		{
-			"selinux only tells", map[string]string{enforce: "0", boolean: "0 0", label: "system_u:system_r:virt_hook_t:s0"},
+			"selinux only tells",
+			map[string]string{enforce: "0", boolean: "0 0", label: "system_u:system_r:virt_hook_t:s0"},
 			syscall.EACCES, "permission denied",
 		},
 		{
-			"unconfined", map[string]string{enforce: "1", boolean: "0 0", label: "unconfined_u:unconfined_r:unconfined_t:s0"},
+			"unconfined",
+			map[string]string{enforce: "1", boolean: "0 0", label: "unconfined_u:unconfined_r:unconfined_t:s0"},
 			syscall.EACCES, "permission denied",
 		},
 		{
-			"unconfined hook", map[string]string{enforce: "1", boolean: "1 1", label: "system_u:system_r:virt_hook_unconfined_t:s0"},
+			"unconfined hook",
+			map[string]string{enforce: "1", boolean: "1 1", label: "system_u:system_r:virt_hook_unconfined_t:s0"},
 			syscall.EACCES, "permission denied",
 		},
 		{
-			"apparmor", map[string]string{label: "libvirtd (enforce)\n"},
+			"apparmor",
+			map[string]string{label: "libvirtd (enforce)\n"},
 			syscall.EACCES, "AppArmor's profile libvirtd denies it; have qemu-hook in /usr/bin, and a link to it in qemu.d",
 		},
 		{
-			"apparmor beside selinux", map[string]string{profile: "virtqemud (enforce)\n", label: "x"},
+			"apparmor beside selinux",
+			map[string]string{profile: "virtqemud (enforce)\n", label: "x"},
 			syscall.EACCES, "AppArmor's profile virtqemud denies it",
 		},
 		{"apparmor only tells", map[string]string{label: "libvirtd (complain)\n"}, syscall.EACCES, "permission denied"},
