@@ -76,10 +76,11 @@ type parser struct {
 	shm        []File
 	args       []string
 	metadata   []byte
+	details    Details
 }
 
 func (p *parser) needs() (*Needs, error) {
-	n := &Needs{PCI: p.functions, LibvirtPCI: p.libvirtPCI, Shm: p.shm, Metadata: p.metadata}
+	n := &Needs{PCI: p.functions, LibvirtPCI: p.libvirtPCI, Shm: p.shm, Metadata: p.metadata, Details: p.details}
 	var err error
 	if p.name != nil {
 		n.Guest.Name = *p.name
@@ -147,6 +148,8 @@ func (p *parser) section(name xml.Name) handler {
 		return p.numaTune
 	case "cpu":
 		return p.cpu
+	case "os":
+		return p.system
 	case "devices":
 		return p.devices
 	case "metadata":
@@ -180,6 +183,12 @@ func (p *parser) devices(xml.StartElement) error {
 			return p.shmem
 		case "memory":
 			return p.memoryDevice
+		case "emulator":
+			return p.path("<emulator>")
+		case "filesystem":
+			return p.filesystem
+		case "video":
+			return p.video
 		}
 		return nil
 	})

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"qemu-hook/cpuset"
-	"qemu-hook/sysfs"
 	"qemu-hook/systemd"
 )
 
@@ -423,7 +422,7 @@ func (h *Host) removeDropIn(unit, topmost string) error {
 		case errors.Is(err, syscall.ENOTEMPTY):
 			return nil
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return &sysfs.Error{Op: "remove", Path: p, Err: err}
+			return h.Failed("remove", p, err)
 		case p == topmost:
 			return nil
 		}

@@ -269,6 +269,10 @@ func (h *Host) growClaim(ctx context.Context, uuid string, c *PageClaim) error {
 		return err
 	}
 	if available < c.Count {
+		var denied *sysfs.DeniedError
+		if errors.As(growErr, &denied) {
+			return growErr // the memory is not short
+		}
 		return &ShortageError{Pool: c.Pool(), Wanted: c.Count, Got: available, Cause: growErr}
 	}
 	return nil

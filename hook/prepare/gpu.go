@@ -68,8 +68,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 	}
 	p.Changes = append(power, drivers...)
 	if iommuOff {
-		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; " +
-			"turn on VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on")
+		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; %s", iommuRemedy(h))
 	}
 	return p, nil
 }

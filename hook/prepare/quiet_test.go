@@ -302,7 +302,9 @@ func TestReconnectWithoutStarted(t *testing.T) {
 	}
 	runGuest(r, n.Guest, "4")
 	for range 2 {
-		if err := r.locked(func(h *hook.Host) error { return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name, hook.Caller{}) }); err != nil {
+		if err := r.locked(func(h *hook.Host) error {
+			return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name, hook.Caller{})
+		}); err != nil {
 			t.Error(err)
 		}
 		if beside := r.model.Systemd().Transients(); len(beside) != 2 {
