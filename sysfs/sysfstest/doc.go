@@ -34,6 +34,7 @@
 //	            line all from 590 on
 //	cpus        package P CORE…        the threads of each core, as CPU lists: package 0 0-1 2-3 4
 //	            siblings P LIST LIST   cores of two threads each, the first from either list, the second, …
+//	            cache LEVEL SIZE LIST…  caches for data and the CPUs that share each: cache 3 32M 0-7 8-15
 //	            possible, present, online, isolated LIST
 //	nodes       N cpus= total= free= cache= slab= distance=10,21
 //	            whole=90%: of the free memory, what lies in blocks of 2 MiB

@@ -154,6 +154,12 @@ func (p *parser) cpus(lines []string) error {
 			for i := range min(len(a), len(b)) {
 				p.addCore(pkg, cpuset.Of(a[i], b[i]))
 			}
+		case key == "cache" && len(f) > 3:
+			k := cache{level: int(p.number(f[1], 10)), size: strconv.FormatInt(p.kib(f[2]), 10) + "K"}
+			for _, t := range f[3:] {
+				k.shared = append(k.shared, p.list(t))
+			}
+			c.caches = append(c.caches, k)
 		case key == "possible" && len(f) == 2:
 			c.possible = p.list(f[1])
 		case key == "present" && len(f) == 2:
