@@ -389,6 +389,7 @@ func (s *Supply) whyCPUs(a Ask, cores []spot, near int) string {
 	if quiet > 0 {
 		parts = append(parts, fmt.Sprintf("%d CPUs of them isolated by the kernel", quiet))
 	}
+	parts = []string{strings.Join(parts, ", ")}
 	parts = append(parts, fmt.Sprintf("CPU %d and its core are left to the host", s.first()))
 	if threads(cores) > a.VCPUs {
 		parts = append(parts, "the last vCPU has the rest of its core, so that nobody else is on it")
@@ -411,8 +412,8 @@ func (s *Supply) noFit(a Ask, free []spot, kept cpuset.Set) error {
 	}
 	if most := s.mostMemory(); a.Bytes > most {
 		e.Bytes = most
-		e.Reasons = append(e.Reasons, fmt.Sprintf("%s has %s of memory, and the host has %s to give: %s", a.Name,
-			hook.FormatBytes(a.Bytes), hook.FormatBytes(most), s.whereMemory()))
+		e.Reasons = append(e.Reasons, fmt.Sprintf("%s has %s of memory, and the host has %s to give: %s, of which %s are left to it", a.Name,
+			hook.FormatBytes(a.Bytes), hook.FormatBytes(most), s.whereMemory(), hook.FormatBytes(s.Reserve)))
 	}
 	if len(e.Reasons) == 0 {
 		e.Reasons = append(e.Reasons, fmt.Sprintf("%s has %s of memory, which no nodes together have on pages of one size: %s", a.Name, hook.FormatBytes(a.Bytes), s.whereMemory()))

@@ -43,7 +43,7 @@ func (s *Supply) memoryOn(a Ask, nodes cpuset.Set) (kib uint64, ok bool) {
 			if have.Free >= want {
 				return kib, true
 			}
-			if missing := want - have.Free; kib == s.Default && have.Grow >= missing && s.Spare >= missing*kib<<10+s.Reserve {
+			if missing := want - have.Free; kib == s.Default && have.Grow >= missing && s.Spare >= (missing+have.Lacking)*kib<<10+s.Reserve {
 				return kib, true
 			}
 		}
@@ -69,6 +69,7 @@ func (s *Supply) pagesOn(kib uint64, nodes cpuset.Set) Pages {
 		p := s.Pages[sysfs.Pool{KiB: kib, Node: node}]
 		sum.Free += p.Free
 		sum.Grow += p.Grow
+		sum.Lacking += p.Lacking
 	}
 	return sum
 }
@@ -171,7 +172,8 @@ func (s *Supply) mostMemory() uint64 {
 	}
 	have := s.pagesOn(s.Default, all)
 	page := s.Default << 10
-	grow := min(have.Grow, (s.Spare-min(s.Spare, s.Reserve))/page)
+	kept := s.Reserve + have.Lacking*page
+	grow := min(have.Grow, (s.Spare-min(s.Spare, kept))/page)
 	pages := have.Free + grow
 	return (pages - min(pages, s.Extra)) * page
 }

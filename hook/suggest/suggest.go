@@ -40,12 +40,31 @@ type Supply struct {
 	Extra, Reserve, Spare uint64
 }
 
-// Pages is what a pool can give: pages that are free in it, and those that it can grow by.
-type Pages struct{ Free, Grow uint64 }
+// Pages is what a pool can give: pages that are free in it, and those that it can grow by, after it has grown by those that it
+// lacks for others.
+type Pages struct{ Free, Grow, Lacking uint64 }
 
-// For looks at a host and makes a suggestion for a guest. What the guest itself has counts as free.
+// For looks at a host and makes a suggestion for a guest.
 func For(h *hook.Host, n *domain.Needs) (*Suggestion, error) {
-	t, err := topology.Read(h.FS, topology.Guests(h, n.Guest.UUID, n.Guest.Name))
+	s, err := Look(h, n.Guest)
+	if err != nil {
+		return nil, err
+	}
+	return Fit(s, AskOf(n))
+}
+
+// AskOf returns the size of a guest.
+func AskOf(n *domain.Needs) Ask {
+	a := Ask{Name: n.Guest.Name, VCPUs: n.Size.VCPUs, Bytes: n.Size.Bytes, IOThreads: n.Size.IOThreads, PCI: slices.Clone(n.LibvirtPCI)}
+	for _, f := range n.PCI {
+		a.PCI = append(a.PCI, f.Address)
+	}
+	return a
+}
+
+// Look returns what a host has for a guest. What the guest itself has counts as free.
+func Look(h *hook.Host, g domain.Guest) (*Supply, error) {
+	t, err := topology.Read(h.FS, topology.Guests(h, g.UUID, g.Name))
 	if err != nil {
 		return nil, err
 	}
@@ -53,14 +72,7 @@ func For(h *hook.Host, n *domain.Needs) (*Suggestion, error) {
 		Host: t, Keep: h.Config.CPUs.Host, MinHost: h.Config.CPUs.MinHost, Pages: map[sysfs.Pool]Pages{},
 		Extra: h.Config.Hugepages.Extra, Reserve: h.Config.Hugepages.HostReserve, Mounted: map[uint64]bool{},
 	}
-	if err := s.readPages(h, n.Guest.UUID); err != nil {
-		return nil, err
-	}
-	a := Ask{Name: n.Guest.Name, VCPUs: n.Size.VCPUs, Bytes: n.Size.Bytes, IOThreads: n.Size.IOThreads, PCI: slices.Clone(n.LibvirtPCI)}
-	for _, f := range n.PCI {
-		a.PCI = append(a.PCI, f.Address)
-	}
-	return Fit(s, a)
+	return s, s.readPages(h, g.UUID)
 }
 
 // readPages asks the pools as a preparation does. A host without huge pages has none to give.
@@ -95,7 +107,7 @@ func (s *Supply) readPages(h *hook.Host, uuid string) error {
 			if err != nil {
 				return err
 			}
-			s.Pages[p] = Pages{free, room - min(room, lacking)}
+			s.Pages[p] = Pages{free, room - min(room, lacking), lacking}
 		}
 	}
 	return nil
