@@ -48,6 +48,7 @@ func commands() []command {
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
 		{name: "topology", args: "", text: helpTopology, json: true, svg: true, run: runTopology},
 		{name: "suggest", args: "[NAME]", text: helpSuggest, run: runSuggest},
+		{name: "snapshot", args: "[FILE]", text: helpSnapshot, run: runSnapshot},
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
 		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},

@@ -39,7 +39,7 @@
 //	nodes       N cpus= total= free= cache= slab= distance=10,21
 //	            whole=90%: of the free memory, what lies in blocks of 2 MiB
 //	            movable=97%: what compaction can bring that to; giant=2: blocks of 1 GiB to be had at run time
-//	hugepages   KIB [default] node0=24 overcommit=0: pages that were taken at boot
+//	hugepages   KIB [default] node0=24 used0=8 overcommit=0: pages that were taken at boot, and how many of them somebody has
 //	irqs        N [ACTION…] affinity=LIST node=N managed=yes percpu=yes handler=no, if the host is to have /proc/irq;
 //	            without affinity= where the kernel puts one that is new
 //	            default LIST: default_smp_affinity
