@@ -87,7 +87,7 @@ into a file that browsers show ("-" is standard output). What cannot be read is 
 Printed are <cputune>, <numatune>, <iothreads> and <hugepages> that fit this host and the guest's size, as XML to paste, with
 a reason each: whole cores, of one cache or node, on the node of its PCI functions, fast cores first, CPU 0 left to the host,
 nothing that other guests have. Nothing is changed. A guest that does not fit is told what would.`
-	helpSnapshot = `what this program reads of the host, in one file for a bug report
+	helpSnapshot = `what this program reads of the host, for a bug report
 It goes to FILE, or to standard output, as text in the format of txtar, and can be loaded as a model of the host: with the
 domain's XML it shows others the same plan. User names, the host's name and home directories are replaced, arguments of
 programs left out; serial numbers, hardware addresses and names of file systems are not in it. Read it before you send it.`

@@ -273,3 +273,23 @@ func TestRunningGuests(t *testing.T) {
 		t.Errorf("without win11: %v", all)
 	}
 }
+
+// TestRecordLooksTheSame draws every host and what was written down of it: the same picture.
+func TestRecordLooksTheSame(t *testing.T) {
+	for _, name := range names(t) {
+		model := loadHost(t, name)
+		data, err := sysfstest.Record(context.Background(), model.FS(), sysfstest.RecordOptions{Comment: name, Manager: model.Systemd()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := sysfstest.Parse(name, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { again.Close() })
+		want, got := read(t, newHost(t, model)), read(t, newHost(t, again))
+		if diff := cmp.Diff(want.Text(), got.Text()); diff != "" {
+			t.Errorf("%s (-host +record):\n%s", name, diff)
+		}
+	}
+}

@@ -71,7 +71,11 @@ const (
 // are no function's own node.
 func (r *recorder) links() []string {
 	var lines []string
-	add := func(name, to string) { lines = append(lines, r.scrub.text(name)+" -> "+r.scrub.text(to)) }
+	add := func(name, to string) {
+		if name != to {
+			lines = append(lines, r.scrub.text(name)+" -> "+r.scrub.text(to))
+		}
+	}
 	for _, name := range []string{"/bin", "/sbin", "/lib", "/lib64", "/usr/sbin", "/etc/systemd/system/display-manager.service"} {
 		if to, err := r.Readlink(name); err == nil {
 			if !path.IsAbs(to) {
