@@ -95,3 +95,36 @@ func withoutPeople(t *testing.T, r *rig) func(string) string {
 		return s
 	}
 }
+
+// TestRecordActs prepares and releases a guest on what was written down of a host: it reacts as the host does.
+func TestRecordActs(t *testing.T) {
+	acted := 0
+	for _, p := range [][2]string{{"fern", "win11"}, {"fern-vfio", "win11"}, {"desktop-four", "desktop-four"}, {"server", "pages-only"}, {"sparse", "sparse"}, {"zfs", "pages-only"}} {
+		r := newRig(t, p[0])
+		data, err := sysfstest.Record(context.Background(), r.model.FS(), sysfstest.RecordOptions{Comment: p[0], Manager: r.model.Systemd()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.model, err = sysfstest.Parse(p[0], data); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.model.Close() })
+		n := loadNeeds(t, p[1])
+		before := r.snapshot()
+		if err := r.prepare(n); err != nil {
+			t.Errorf("%s on what was written down of %s: %v", p[1], p[0], err)
+			continue
+		}
+		if sysfstest.Diff(before, r.snapshot()) == "" {
+			t.Errorf("%s: preparing changed nothing", p[0])
+		}
+		if err := r.release(n); err != nil {
+			t.Errorf("%s: %v", p[0], err)
+		}
+		if diff := sysfstest.Diff(before, r.snapshot()); diff != "" {
+			t.Errorf("%s is not as before:\n%s", p[0], diff)
+		}
+		acted++
+	}
+	t.Logf("%d guests prepared and released", acted)
+}

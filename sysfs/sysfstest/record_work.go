@@ -177,7 +177,24 @@ func (r *recorder) modules(used map[string]int) []string {
 	for _, a := range aliases {
 		m := get(a.Module)
 		m.aliases = append(m.aliases, "vfio_"+a.Pattern)
+		// Before it is loaded a module does not say what its driver is called: see VFIODriver.
+		if m.driver == "" {
+			m.driver = a.Module
+			if moduleName(a.Module) == "vfio_pci" {
+				m.driver = "vfio-pci"
+			}
+		}
 	}
+	r.aliases(dir, func(module, pattern string) {
+		if _, ok := available[moduleName(module)]; !ok && rows[moduleName(module)] == nil {
+			return
+		}
+		m := get(module)
+		m.aliases = append(m.aliases, pattern)
+		if m.driver == "" {
+			m.driver = module
+		}
+	})
 	for _, name := range slices.Sorted(maps.Keys(available)) {
 		if m := rows[name]; m != nil && m.state != "" || !wanted(name) && m == nil {
 			continue
@@ -188,14 +205,13 @@ func (r *recorder) modules(used map[string]int) []string {
 			get(base(f))
 		}
 	}
-	// A driver's module is told by the functions that it has now: enough to have it take them again.
-	for _, address := range r.members {
-		d := r.drivers[address]
-		if d == "" || strings.HasPrefix(d, "vfio") {
+	// A driver without aliases of its own is told by the functions that it has now: enough to have it take them again.
+	for _, m := range rows {
+		if len(m.aliases) > 0 || m.driver == "" {
 			continue
 		}
-		for _, m := range rows {
-			if m.driver == d {
+		for _, address := range r.members {
+			if r.drivers[address] == m.driver {
 				m.aliases = append(m.aliases, r.value(pciBus+"/devices/"+address+"/modalias"))
 			}
 		}
@@ -232,6 +248,27 @@ func (r *recorder) modules(used map[string]int) []string {
 		lines = append(lines, line)
 	}
 	return lines
+}
+
+// aliases calls visit with the modules that are made for functions of the host.
+func (r *recorder) aliases(dir string, visit func(module, pattern string)) {
+	text, _ := r.ReadFile(dir + "/modules.alias")
+	var modaliases []string
+	for _, a := range r.members {
+		modaliases = append(modaliases, r.value(pciBus+"/devices/"+a+"/modalias"))
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[0] != "alias" || !strings.HasPrefix(f[1], "pci:") {
+			continue
+		}
+		if slices.ContainsFunc(modaliases, func(m string) bool {
+			ok, err := path.Match(f[1], m)
+			return ok && err == nil
+		}) {
+			visit(f[2], f[1])
+		}
+	}
 }
 
 // groups writes the control groups that the program looks at: those at the top, guests', and those of the processes that are
