@@ -32,6 +32,9 @@ type Needs struct {
 	Shm    []File
 	KVMFR  []File
 
+	// Size is how large the guest is, whatever of that it needs of this program.
+	Size Size `json:"-"`
+
 	// Metadata is the content of the project's own elements in <metadata>, for the configuration; nil if none.
 	Metadata []byte
 	// Details are asides for `check`.
@@ -54,6 +57,13 @@ func (g Guest) CheckName() error {
 		return fmt.Errorf("<name>: %s has %d bytes, and the name of a file has at most %d", quote(g.Name), len(g.Name), most)
 	}
 	return nil
+}
+
+// Size is how large a guest is.
+type Size struct {
+	VCPUs     int
+	Bytes     uint64 // of memory, as QEMU has it at the start; 0 if the XML does not say or what it says cannot be
+	IOThreads int
 }
 
 // A Function is a PCI function the domain asks for.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
+
+	"qemu-hook/cpuset"
 )
 
 // qemuSpace is the namespace of <qemu:commandline>, whatever prefix the document gives it.
@@ -69,6 +71,7 @@ type parser struct {
 
 	name, uuid *string
 	vcpu       *libvirtxml.DomainVCPU
+	iothreads  *string
 	pins       pins
 	memory     memory
 	functions  []Function
@@ -99,11 +102,26 @@ func (p *parser) needs() (*Needs, error) {
 	if err := readCommandLine(p.args, n); err != nil {
 		return nil, err
 	}
+	n.Size = p.size()
 	n.PCI, n.Shm, n.KVMFR = uniqueFunctions(n.PCI), uniqueFiles(n.Shm), uniqueFiles(n.KVMFR)
 	if len(n.PCI)+len(n.LibvirtPCI) > maxDevices || len(n.Shm)+len(n.KVMFR) > maxDevices {
 		return nil, fmt.Errorf("it asks for more than %d devices of a kind, which no guest can have", maxDevices)
 	}
 	return n, nil
+}
+
+// size works out how large the guest is. What makes no sense is libvirt's to refuse.
+func (p *parser) size() Size {
+	s := Size{VCPUs: 1, Bytes: p.memory.whole()}
+	if p.vcpu != nil {
+		s.VCPUs = int(min(max(p.vcpu.Value, 1), cpuset.Max))
+	}
+	if p.iothreads != nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(*p.iothreads), 10, 16); err == nil {
+			s.IOThreads = int(n)
+		}
+	}
+	return s
 }
 
 func (p *parser) domain(start xml.StartElement) error {
@@ -138,6 +156,8 @@ func (p *parser) section(name xml.Name) handler {
 				return p.decode(p.vcpu, start)
 			}
 		}
+	case "iothreads":
+		return p.first(&p.iothreads)
 	case "memory":
 		return p.totalMemory
 	case "cputune":

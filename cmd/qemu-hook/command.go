@@ -25,6 +25,7 @@ type command struct {
 	args string // for the usage line
 	text string // for help
 	json bool   // takes --json
+	svg  bool   // takes --svg
 	noIO bool   // takes no --xml and no --config
 	run  func(o options, args []string) error
 }
@@ -45,6 +46,9 @@ func commands() []command {
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
+		{name: "topology", args: "", text: helpTopology, json: true, svg: true, run: runTopology},
+		{name: "suggest", args: "[NAME]", text: helpSuggest, run: runSuggest},
+		{name: "snapshot", args: "[FILE]", text: helpSnapshot, run: runSnapshot},
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
 		{name: "import", args: "[DIR]", text: helpImport, noIO: true, run: runImport},
@@ -105,6 +109,9 @@ func parseFlags(c command, o *options, args []string) ([]string, error) {
 	}
 	if c.json {
 		set.BoolVar(&o.json, "json", false, "")
+	}
+	if c.svg {
+		set.StringVar(&o.svg, "svg", "", "")
 	}
 	var names []string
 	for len(args) > 0 {

@@ -23,7 +23,7 @@ Flags, before or after the name:
                  any within 2 s, else the definition that libvirt stores for NAME
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
-  --json         for programs: plan, needs, status, holders, groups
+  --json         for programs: plan, needs, status, holders, groups, topology
 
 A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
@@ -45,6 +45,9 @@ func (c command) help() string {
 	}
 	if c.json {
 		flags += " [--json]"
+	}
+	if c.svg {
+		flags += " [--svg FILE]"
 	}
 	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
 }
@@ -79,6 +82,17 @@ compute, i2c, sound. Nobody is disturbed by the look. What an ordinary user cann
 not seen, never free.`
 	helpGroups = `the IOMMU groups with their functions and drivers
 A group goes to a guest as a whole. Names come from the host's pci.ids, if it has one.`
+	helpTopology = `a picture of the host and of who has what of it
+Sockets, NUMA nodes, caches, cores, threads; memory and pages; IOMMU groups and functions with drivers. With --svg FILE it is drawn
+into a file that browsers show ("-" is standard output). What cannot be read is called not known.`
+	helpSuggest = `what a guest's XML should say of CPUs, nodes and pages
+Printed are <cputune>, <numatune>, <iothreads> and <hugepages> that fit this host and the guest's size, as XML to paste, with
+a reason each: whole cores, of one cache or node, on the node of its PCI functions, fast cores first, CPU 0 left to the host,
+nothing that other guests have. Nothing is changed. A guest that does not fit is told what would.`
+	helpSnapshot = `what this program reads of the host, for a bug report
+It goes to FILE, or to standard output, as text in the format of txtar, and can be loaded as a model of the host: with the
+domain's XML it shows others the same plan. User names, the host's name and home directories are replaced, arguments of
+programs left out; serial numbers, hardware addresses and names of file systems are not in it. Read it before you send it.`
 	helpBind = `put PCI functions on vfio without a guest, until unbind
 Until then, or until a reboot. By the same steps, with the same refusals and records as for a guest: qemu-hook check says what they
 would be. A guest that uses such a function leaves it there.`

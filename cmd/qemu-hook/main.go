@@ -56,6 +56,7 @@ type options struct {
 	config string
 	xml    string
 	json   bool
+	svg    string
 }
 
 // takeRoot takes --root DIR from before libvirt's arguments or a command.
