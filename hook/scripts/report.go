@@ -3,6 +3,7 @@ package scripts
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,6 +199,9 @@ func (m *importer) systemctl(f found, lost func(string)) {
 	m.command(found{file: f.file, line: f.line, when: f.when, program: program}, f.act, lost)
 }
 
+// anyGuest stands for a guest that scripts do not name.
+const anyGuest = "NAME"
+
 func (m *importer) command(f found, args []arg, lost func(string)) {
 	c := command{when: "before", program: []string{f.program}, from: m.at(f.file, f.line)}
 	switch f.when.phase {
@@ -218,7 +222,7 @@ func (m *importer) command(f found, args []arg, lost func(string)) {
 	}
 	guests := f.when.guests
 	if len(guests) == 0 {
-		guests = []string{"NAME"}
+		guests = []string{anyGuest}
 	}
 	for _, guest := range guests {
 		c.guest = guest
@@ -326,26 +330,38 @@ func (m *importer) config(b *strings.Builder) {
 	}
 }
 
-// own prints commands that could be run as they are.
+// own prints commands that can be run as they are. Those of a guest that is not named, or under a condition that was not understood,
+// stand behind a #.
 func (m *importer) own(b *strings.Builder) {
 	if len(m.commands) == 0 {
 		return
 	}
 	b.WriteString("\n")
-	comment(b, "Own commands, which are run as root, without a shell. Take away the # of those that are still wanted;")
+	comment(b, "Own commands, which are run as root, without a shell. Take out those that are not wanted any more;")
 	comment(b, "NAME stands for a guest that the scripts do not name.")
+	seen := map[string]bool{}
 	for _, c := range m.commands {
-		b.WriteString("#\n")
-		comment(b, "[[%s]]", toml.Key{"guest", c.guest, "run"}.String())
 		var words []string
 		for _, w := range c.program {
 			words = append(words, strconv.Quote(w))
 		}
-		why := c.from
-		if c.why != "" {
-			why += ": " + c.why
+		table := "[[" + toml.Key{"guest", c.guest, "run"}.String() + "]]"
+		line := fmt.Sprintf("%s = [%s]", c.when, strings.Join(words, ", "))
+		if seen[table+line] {
+			continue
 		}
-		comment(b, "%s = [%s]  # %s", c.when, strings.Join(words, ", "), why)
+		seen[table+line] = true
+		from := "  # " + c.from
+		if c.why != "" {
+			from += ": " + c.why
+		}
+		if _, err := hook.ParseConfig("import", []byte(table+"\n"+line)); c.why != "" || c.guest == anyGuest || err != nil {
+			b.WriteString("#\n")
+			comment(b, "%s", table)
+			comment(b, "%s", line+from)
+			continue
+		}
+		fmt.Fprintf(b, "\n%s\n%s%s\n", table, line, from)
 	}
 }
 
