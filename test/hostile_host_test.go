@@ -248,10 +248,7 @@ func TestHostileProgram(t *testing.T) {
 		{"file: owner", func(_, file string) error { return os.Chown(file, stranger, 0) }, "cannot trust FILE: uid 4242 owns it; chown root FILE"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			above, err := os.MkdirTemp("", "qh") // a short path: the sentence has a limit
-			must(t, err)
-			t.Cleanup(func() { os.RemoveAll(above) })
-			dir := filepath.Join(above, "d")
+			dir := filepath.Join(t.TempDir(), "d")
 			file := filepath.Join(dir, "qemu-hook")
 			must(t, os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755))
 			writeFile(t, file, string(data), 0o755)
@@ -272,7 +269,9 @@ func TestHostileProgram(t *testing.T) {
 				case want != "" && !strings.Contains(text, want):
 					t.Errorf("%q: %s\nwant %s", args, text, want)
 				}
-				lastLineIsShort(t, strings.TrimPrefix(text, "qemu-hook: error: "))
+				if args[1] == "prepare" { // which libvirt quotes; the whole stands above it
+					lastLineIsShort(t, text)
+				}
 			}
 			// A release is never refused, and what only looks is not.
 			for _, args := range [][]string{{"g", "release", "end", "failed"}, {"help"}, {"version"}, {"recover"}} {
