@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"syscall"
 
@@ -106,7 +107,7 @@ func (c *ShmFile) open(h *Host, dir sysfs.Dir) (sysfs.File, sysfs.Stat, error) {
 	case made, c.Found == nil && c.Made == 0 && unfinished(st):
 		c.Made = st.Ino
 		err = h.amend(c)
-	case st.Type() != syscall.S_IFREG || st.Nlink != 1 || st.Ino != c.inode():
+	case st.Type() != syscall.S_IFREG || st.Nlink != 1 || !c.is(st):
 		err = fmt.Errorf("cannot use %s: it was replaced while the guest was being prepared", c.Path)
 	}
 	if err != nil {
@@ -122,6 +123,16 @@ func (c *ShmFile) inode() uint64 {
 		return c.Found.Ino
 	}
 	return c.Made
+}
+
+// is reports whether a file is the one that this change is about. The number alone does not tell, as a file system may use it
+// again: the owner is whom the file was found to belong to, or whom it is given to.
+func (c *ShmFile) is(st sysfs.Stat) bool {
+	owned := st.UID == 0 || st.UID == os.Geteuid()
+	if c.Found != nil {
+		owned = st.UID == c.Found.UID
+	}
+	return st.Ino == c.inode() && (owned || c.UID != nil && st.UID == *c.UID)
 }
 
 // unfinished recognises a file between its creation and its inode's being recorded: nobody else makes one like it.
@@ -219,7 +230,7 @@ func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 		return h.Failed("open", c.Path, err)
 	}
 	defer f.Close()
-	if st, err = f.Stat(); err != nil || st.Ino != c.inode() {
+	if st, err = f.Stat(); err != nil || !c.is(st) {
 		return fmt.Errorf("%w: it is another file now", ErrDrifted)
 	}
 	uid, gid, mode := c.Found.UID, c.Found.GID, c.Found.Mode
