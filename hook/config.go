@@ -26,6 +26,8 @@ type Config struct {
 	Tunables     map[string]string // by path
 	LookingGlass ConfigLookingGlass
 	Shm          map[string]ShmOwner // by file name
+	// MetricsFile is where figures for Prometheus are left; "" for nowhere.
+	MetricsFile string
 
 	// guests are the [guest.NAME] tables, checked but not merged.
 	guests map[string][]configSetting

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
@@ -26,6 +27,7 @@ type command struct {
 	text string // for help
 	json bool   // takes --json
 	noIO bool   // takes no --xml and no --config
+	only bool   // takes --config-only
 	run  func(o options, args []string) error
 }
 
@@ -40,7 +42,7 @@ func commands() []command {
 		{name: "reconnect", args: "NAME [begin]", text: helpReconnect, run: runOp("reconnect")},
 		{name: "plan", args: "[NAME]", text: helpPlan, json: true, run: runPlan},
 		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
-		{name: "check", args: "[NAME]", text: helpCheck, run: runCheck},
+		{name: "check", args: "[NAME]", text: helpCheck, only: true, run: runCheck},
 		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
@@ -104,6 +106,9 @@ func parseFlags(c command, o *options, args []string) ([]string, error) {
 	}
 	if c.json {
 		set.BoolVar(&o.json, "json", false, "")
+	}
+	if c.only {
+		set.BoolVar(&o.configOnly, "config-only", false, "")
 	}
 	var names []string
 	for len(args) > 0 {
@@ -287,6 +292,9 @@ func runPlan(o options, args []string) error {
 }
 
 func runCheck(o options, args []string) error {
+	if o.configOnly {
+		return checkConfig(o, args)
+	}
 	h, p, err := planOf(o, args)
 	if err != nil {
 		return err
@@ -308,6 +316,30 @@ func runCheck(o options, args []string) error {
 	return nil
 }
 
+// checkConfig reads a configuration as prepare would, wherever it lies and whoever owns it: it may be built for another
+// machine.
+func checkConfig(o options, args []string) error {
+	if len(args) > 0 || o.xml != "" {
+		return usageError("check --config-only looks at no guest")
+	}
+	host, err := sysfs.New(o.rootDir())
+	if err != nil {
+		return err
+	}
+	name, data, err := readConfig(host, o)
+	if errors.Is(err, fs.ErrNotExist) && o.config == "" {
+		out("%s is not there: the defaults hold", name)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if _, err := hook.ParseConfig(name, data); err != nil {
+		return err
+	}
+	out("%s: nothing is wrong", name)
+	return nil
+}
+
 func runRecover(o options, args []string) error {
 	name, err := oneName(args)
 	if err != nil {
@@ -320,19 +352,22 @@ func runRecover(o options, args []string) error {
 	if err != nil {
 		return err
 	}
+	h.Event.Op = "recover"
+	if cfg, err := loadConfig(h, o); err == nil {
+		h.Config = cfg
+	}
 	if !onRecord(h) {
 		if name != "" {
 			return fmt.Errorf("no guest %q is on record; see qemu-hook status", name)
 		}
+		// After a reboot the figures are those of guests that are no more.
+		leaveMetrics(h, o, hook.Outcome{Op: "recover"})
 		out("no guest holds anything")
 		return nil
 	}
-	if cfg, err := loadConfig(h, o); err == nil {
-		h.Config = cfg
-	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)
-	err = h.Locked(context.Background(), "recover "+name, newWorker(o), func() error {
+	err = locked(context.Background(), h, o, "recover", name, func() error {
 		all, err = release.Recover(context.Background(), h, name)
 		return err
 	})

@@ -24,6 +24,7 @@ Flags, before or after the name:
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
   --json         for programs: plan, needs, status, holders, groups
+  --config-only  check: read the configuration alone, whoever owns it
 
 A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
@@ -46,6 +47,9 @@ func (c command) help() string {
 	if c.json {
 		flags += " [--json]"
 	}
+	if c.only {
+		flags += " [--config-only]"
+	}
 	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
 }
 
@@ -65,7 +69,8 @@ what runs beside the guest is started: what keeps the host awake, what looks for
 	helpPlan      = `what prepare would do, line by line; nothing is changed`
 	helpNeeds     = `what a domain XML asks for, whatever the host is`
 	helpCheck     = `every reason why prepare would fail, and every warning
-Nothing is changed. The exit status is 1 if there is a reason.`
+Nothing is changed. The exit status is 1 if there is a reason. With --config-only nothing but the
+configuration is read, by default /etc/qemu-hook/config.toml, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
 	helpRecover = `give back what guests that no longer run still hold

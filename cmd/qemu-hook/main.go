@@ -56,6 +56,8 @@ type options struct {
 	config string
 	xml    string
 	json   bool
+	// configOnly has check look at nothing but the configuration.
+	configOnly bool
 }
 
 // takeRoot takes --root DIR from before libvirt's arguments or a command.
