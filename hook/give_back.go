@@ -43,7 +43,7 @@ func (h *Host) giveBack(ctx context.Context, uuid string) error {
 			*kept = *guest
 		}
 		// Its release is through: nobody owes it another, so recover may take what is left.
-		kept.Claim, kept.Caller = Claim{}, Caller{}
+		kept.Claim, kept.Caller, kept.Released = Claim{}, Caller{}, true
 		for _, c := range rest {
 			if c.Kind() == pciDriverKind {
 				kept.Claim.PCI = append(kept.Claim.PCI, c.Subject())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"qemu-hook/sysfs"
 )
@@ -39,13 +40,41 @@ func LibvirtAncestor(h sysfs.FS, pid int) *Process {
 // pidFiles is where libvirt notes the process of each running guest, NAME.pid.
 const pidFiles = "/run/libvirt/qemu"
 
-// qemu returns the process of the guest's QEMU: the one that libvirt's pid file names, if its command line has the
-// guest's UUID; 0 if there is none. Without a name all pid files are looked through.
+// qemu returns the process of the guest's QEMU, 0 if there is none: the one that was noted when it started, the one that
+// libvirt's pid file names, or one in a guest's scope. Process ids are used again, so a process counts only if its command
+// line has the guest's UUID. Without a name all pid files are looked through.
 func (h *Host) qemu(uuid, name string) (pid int, err error) {
+	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil && g.QEMU.Alive(h.FS) {
+		if is, err := h.isQEMU(g.QEMU.PID, uuid); is || err != nil {
+			return g.QEMU.PID, err
+		}
+	}
+	for _, witness := range []func() ([]int, error){
+		func() ([]int, error) { return h.pidFiles(name) },
+		h.GuestProcesses,
+	} {
+		pids, err := witness()
+		if err != nil {
+			return 0, err
+		}
+		for _, pid := range pids {
+			if is, err := h.isQEMU(pid, uuid); is || err != nil {
+				return pid, err
+			}
+		}
+		if uuid == "" {
+			break // any process would do
+		}
+	}
+	return 0, nil
+}
+
+// pidFiles returns the processes that libvirt's pid file of a guest names; of all guests without a name.
+func (h *Host) pidFiles(name string) (pids []int, err error) {
 	files := []string{name + ".pid"}
 	if name == "" {
 		if files, err = h.ReadDir(pidFiles); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, &sysfs.Error{Op: "list", Path: pidFiles, Err: err}
+			return nil, &sysfs.Error{Op: "list", Path: pidFiles, Err: err}
 		}
 	}
 	for _, f := range files {
@@ -56,22 +85,28 @@ func (h *Host) qemu(uuid, name string) (pid int, err error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
-			return 0, err
+			return nil, err
 		}
 		pid, err := strconv.Atoi(v)
 		if err != nil {
-			return 0, fmt.Errorf("cannot tell whether %s runs: %s/%s holds %q instead of a process id", name, pidFiles, f, v)
+			return nil, fmt.Errorf("cannot tell whether %s runs: %s/%s holds %q instead of a process id", name, pidFiles, f, v)
 		}
-		cmdline, err := h.ReadFile("/proc/" + v + "/cmdline")
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-		case err != nil:
-			return 0, &sysfs.Error{Op: "read", Path: fmt.Sprintf("/proc/%d/cmdline", pid), Err: err}
-		case strings.Contains(string(cmdline), uuid):
-			return pid, nil
-		}
+		pids = append(pids, pid)
 	}
-	return 0, nil
+	return pids, nil
+}
+
+// isQEMU reports whether a process runs that has the guest's UUID on its command line, as libvirt starts QEMU.
+func (h *Host) isQEMU(pid int, uuid string) (bool, error) {
+	file := fmt.Sprintf("/proc/%d/cmdline", pid)
+	cmdline, err := h.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
+		return false, nil
+	case err != nil:
+		return false, &sysfs.Error{Op: "read", Path: file, Err: err}
+	}
+	return strings.Contains(string(cmdline), uuid), nil
 }
 
 // QEMURuns reports whether QEMU runs for the guest. Where that cannot be told the error says why, and the guest counts
@@ -79,6 +114,42 @@ func (h *Host) qemu(uuid, name string) (pid int, err error) {
 func (h *Host) QEMURuns(uuid, name string) (bool, error) {
 	pid, err := h.qemu(uuid, name)
 	return pid != 0 || err != nil, err
+}
+
+// A Standing is how a guest on record stands.
+type Standing string
+
+// What libvirt is not asked for is seen from the guest's process and from who had it prepared.
+const (
+	Runs      Standing = "started"
+	Undecided Standing = "undecided" // whether it runs
+	// Owed says that the libvirt daemon that had the guest prepared is there, and will have it released.
+	Owed Standing = "prepared"
+	// ByHand says that a person had it prepared, and will start it or have it released.
+	ByHand Standing = "prepared by hand"
+	// Left says that the guest runs no longer and nobody will have it released.
+	Left Standing = "not running"
+	// InPart is Left, after a release that could not give everything back.
+	InPart Standing = "given back in part"
+)
+
+// Standing returns how a guest on record stands. With an error it is Undecided.
+func (h *Host) Standing(uuid string, g *Guest) (Standing, error) {
+	runs, err := h.QEMURuns(uuid, g.Name)
+	switch {
+	case err != nil:
+		return Undecided, err
+	case runs:
+		return Runs, nil
+	case g.Owner != nil && g.Owner.Alive(h.FS):
+		// Between prepare and QEMU's start, and between its end and release, there is nothing else to be seen.
+		return Owed, nil
+	case g.Released:
+		return InPart, nil
+	case g.ByHand && !g.Started:
+		return ByHand, nil
+	}
+	return Left, nil
 }
 
 // hasItsMemory reports whether the guest's QEMU holds its huge pages already: the `started` event, which says so too,
@@ -115,17 +186,14 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 	if g == nil {
 		return nil
 	}
-	if !g.Started {
-		g.Started = true
-		if err := h.SaveLedger(); err != nil {
-			return err
-		}
+	if err := errors.Join(h.noteRuns(uuid, g), h.SaveLedger()); err != nil {
+		return err
 	}
 	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
 }
 
-// Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared,
-// and settles what is shared again. What drifted is in the error.
+// Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared, mends
+// what can be mended while QEMU runs, and settles what is shared again. What stays drifted is in the error.
 func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
@@ -138,12 +206,36 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 	if owner := LibvirtAncestor(h.FS, os.Getppid()); owner != nil {
 		g.Owner = owner
 	}
-	g.Started = true
-	errs := h.SaveLedger()
+	errs := errors.Join(h.noteRuns(uuid, g), h.SaveLedger())
 	changes, err := h.Recorded(uuid)
 	errs = errors.Join(errs, err)
 	for _, c := range changes {
-		errs = errors.Join(errs, c.Verify(h))
+		drifted := c.Verify(h)
+		if m, ok := c.(mender); ok && drifted != nil {
+			h.Logf(Warning, "%s: %v", g.Name, drifted)
+			drifted = m.Mend(h)
+		}
+		errs = errors.Join(errs, drifted)
 	}
 	return errors.Join(errs, h.Settle(ctx))
+}
+
+// noteRuns notes that the guest runs, and as which process.
+func (h *Host) noteRuns(uuid string, g *Guest) error {
+	g.Started = true
+	pid, err := h.qemu(uuid, g.Name)
+	if err != nil || pid == 0 {
+		return err
+	}
+	st, err := h.ProcessStat(pid)
+	if err == nil {
+		g.QEMU = &Process{PID: pid, Start: st.Start}
+	}
+	return err
+}
+
+// A mender is a change that can be made good while its guest runs.
+type mender interface {
+	// Mend is called where Verify has found something, and reports what it could not mend.
+	Mend(h *Host) error
 }

@@ -48,6 +48,10 @@ type Guest struct {
 	Caller
 	// Started is set once QEMU has its memory: its pages count as in use, no longer as promised.
 	Started bool `json:"started,omitempty"`
+	// QEMU is its process, once it was seen to run.
+	QEMU *Process `json:"qemu,omitempty"`
+	// Released says that it was given back, but for what is still on its undo log.
+	Released bool `json:"released,omitempty"`
 	// Attended is set once transient units run beside it.
 	Attended bool  `json:"attended,omitempty"`
 	Claim    Claim `json:"claim"`

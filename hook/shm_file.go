@@ -164,6 +164,27 @@ func (c *ShmFile) Verify(h *Host) error {
 	return nil
 }
 
+// Mend gives the file its size again, which QEMU has mapped. Another file in its place cannot take over: it is left, and
+// reported.
+func (c *ShmFile) Mend(h *Host) error {
+	dir, err := h.OpenDir(path.Dir(c.Path))
+	if err != nil {
+		return &sysfs.Error{Op: "open", Path: path.Dir(c.Path), Err: err}
+	}
+	defer dir.Close()
+	f, err := dir.Open(path.Base(c.Path))
+	if err != nil {
+		return &sysfs.Error{Op: "open", Path: c.Path, Err: err}
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Ino == c.inode() && st.Size < int64(c.Size) {
+		if err := f.Truncate(int64(c.Size)); err != nil {
+			return &sysfs.Error{Op: fmt.Sprintf("grow to %d bytes", c.Size), Path: c.Path, Err: err}
+		}
+	}
+	return c.Verify(h)
+}
+
 // Undo removes the file that was made, known by its inode. A file that was found stays and keeps its size, which a
 // client may have mapped; what was set comes back where it is still what was set.
 func (c *ShmFile) Undo(_ context.Context, h *Host) error {

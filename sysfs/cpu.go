@@ -132,6 +132,50 @@ func (h FS) GuestCgroups() ([]GuestCgroup, error) {
 	return guests, nil
 }
 
+// GuestProcesses returns the processes in the scopes of libvirt's guests, in machine.slice and the slices in it.
+func (h FS) GuestProcesses() ([]int, error) { return h.guestProcesses(machineDir) }
+
+func (h FS) guestProcesses(slice string) ([]int, error) {
+	names, err := h.SubDirs(slice)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, &Error{Op: "list", Path: slice, Err: err}
+	}
+	var pids []int
+	for _, name := range names {
+		if strings.HasSuffix(name, ".slice") {
+			more, err := h.guestProcesses(slice + "/" + name)
+			if err != nil {
+				return nil, err
+			}
+			pids = append(pids, more...)
+		}
+		if !isGuestScope(name) {
+			continue
+		}
+		// libvirt has QEMU in one of these. A threaded group lists no processes, EOPNOTSUPP: the one above it does.
+		for _, dir := range []string{"", "/libvirt", "/libvirt/emulator"} {
+			file := slice + "/" + name + dir + "/cgroup.procs"
+			v, err := h.Read(file)
+			switch {
+			case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.EOPNOTSUPP):
+				continue
+			case err != nil:
+				return nil, err
+			}
+			for _, pid := range strings.Fields(v) {
+				n, err := strconv.Atoi(pid)
+				if err != nil {
+					return nil, &Error{Op: "read", Path: file, Err: err}
+				}
+				pids = append(pids, n)
+			}
+		}
+	}
+	return pids, nil
+}
+
 // A VCPUCgroup is the cgroup that libvirt gives a vCPU.
 type VCPUCgroup struct {
 	Dir  string

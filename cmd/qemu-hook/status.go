@@ -35,11 +35,13 @@ type statusReport struct {
 }
 
 type guestStatus struct {
-	Name    string      `json:"name"`
-	UUID    string      `json:"uuid"`
-	State   string      `json:"state"` // "prepared", "started", "not running"
-	ByHand  bool        `json:"by_hand"`
-	Since   time.Time   `json:"since"`
+	Name   string    `json:"name"`
+	UUID   string    `json:"uuid"`
+	State  string    `json:"state"` // see hook.Standing
+	ByHand bool      `json:"by_hand"`
+	Since  time.Time `json:"since"`
+	// Next is what to do about it; "" if nothing is to be done.
+	Next    string      `json:"next,omitempty"`
 	Claim   hook.Claim  `json:"claim"`
 	Changes []changeRow `json:"changes"`
 }
@@ -171,16 +173,11 @@ func (s *statusReport) addGuest(h *hook.Host, uuid string) {
 	if g == nil {
 		g = &hook.Guest{Name: uuid}
 	}
+	standing, err := h.Standing(uuid, g)
+	s.problem(err)
 	row := guestStatus{
 		Name: g.Name, UUID: uuid, ByHand: g.ByHand, Since: g.Since, Claim: g.Claim,
-		State: "prepared", Changes: []changeRow{},
-	}
-	if runs, err := h.QEMURuns(uuid, g.Name); err != nil {
-		s.problem(err)
-	} else if runs {
-		row.State = "started"
-	} else if g.Started {
-		row.State = "not running"
+		State: string(standing), Next: nextStep(standing, g), Changes: []changeRow{},
 	}
 	changes, err := h.Recorded(uuid)
 	s.problem(err)
@@ -191,6 +188,20 @@ func (s *statusReport) addGuest(h *hook.Host, uuid string) {
 		}
 	}
 	s.Guests = append(s.Guests, row)
+}
+
+// nextStep says what becomes of a guest, and what to do about it.
+func nextStep(standing hook.Standing, g *hook.Guest) string {
+	recovers := "qemu-hook recover " + hook.QuoteName(g.Name)
+	switch {
+	case standing == hook.Owed && g.Started:
+		return fmt.Sprintf("it runs no longer, and libvirt (pid %d) is to release it; if it does not: %s", g.Owner.PID, recovers)
+	case standing == hook.Left:
+		return "it holds this although it runs no longer, and nobody will release it: " + recovers
+	case standing == hook.InPart:
+		return "this could not be given back when it was released; it is tried again by: " + recovers
+	}
+	return ""
 }
 
 func (s *statusReport) addUnit(h *hook.Host, unit string, b *hook.UnitBaseline) {
@@ -214,11 +225,7 @@ func (s *statusReport) print() {
 		out("no guest holds anything")
 	}
 	for _, g := range s.Guests {
-		how := ""
-		if g.ByHand {
-			how = " by hand"
-		}
-		out("%s (%s): %s%s, since %s", g.Name, g.UUID, g.State, how, g.Since.Local().Format(time.DateTime))
+		out("%s (%s): %s, since %s", g.Name, g.UUID, g.State, g.Since.Local().Format(time.DateTime))
 		if len(g.Claim.Pages) > 0 {
 			out("  hugepages  %s", hook.DescribePages(g.Claim.Pages))
 		}
@@ -228,8 +235,8 @@ func (s *statusReport) print() {
 		for _, c := range g.Changes {
 			out("  %-10s %s", c.Kind, c.Text)
 		}
-		if g.State == "not running" {
-			out("  it holds this although it runs no longer: qemu-hook recover %s", hook.QuoteName(g.Name))
+		if g.Next != "" {
+			out("  %s", g.Next)
 		}
 	}
 	for _, u := range s.HostCPUs {

@@ -89,16 +89,15 @@ func Recover(ctx context.Context, h *hook.Host, name string) ([]Recovery, error)
 			continue
 		}
 		r := Recovery{UUID: uuid, Name: cmp.Or(g.Name, uuid)}
-		runs, err := h.QEMURuns(uuid, g.Name)
+		standing, err := h.Standing(uuid, g)
 		switch {
-		case err != nil:
+		case standing == hook.Undecided:
 			r.Kept, r.Err = "it cannot be told whether it runs", err
-		case runs:
+		case standing == hook.Runs:
 			r.Kept = "it runs"
-		case g.Owner != nil && g.Owner.Alive(h.FS) && (name == "" || !g.Started):
-			// Between prepare and QEMU's start there is nothing else to be seen of the guest.
+		case standing == hook.Owed && (name == "" || !g.Started):
 			r.Kept = fmt.Sprintf("it may be starting or stopping: the libvirt daemon that prepared it (pid %d) still owes it a release", g.Owner.PID)
-		case name == "" && g.ByHand && !g.Started:
+		case standing == hook.ByHand && name == "":
 			r.Kept = fmt.Sprintf("it was prepared by hand; qemu-hook recover %s gives it back", hook.QuoteName(g.Name))
 		default:
 			r.Err = h.GiveBackAfterRun(ctx, uuid)

@@ -3,6 +3,7 @@ package sysfstest
 import (
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -120,7 +121,7 @@ func (h *Host) addCgroup(group string) Node {
 			return err
 		},
 	})
-	h.text(dir+"/cgroup.procs", 0o644, "")
+	h.rule(dir+"/cgroup.procs", &attr{noise: true, show: func(h *Host) (string, error) { return h.procsOf(group), nil }})
 	if group == "/" {
 		h.rule(dir+"/cpuset.cpus.effective", &attr{show: func(h *Host) (string, error) {
 			return h.effective("/").String() + "\n", nil
@@ -131,6 +132,17 @@ func (h *Host) addCgroup(group string) Node {
 	h.value(dir+"/cgroup.type", "domain")
 	h.addCpuset(group)
 	return n
+}
+
+// procsOf is cgroup.procs: the processes in a group itself.
+func (h *Host) procsOf(group string) string {
+	var b strings.Builder
+	for _, pid := range h.pids() {
+		if h.processes[pid].cgroup == group {
+			b.WriteString(strconv.Itoa(pid) + "\n")
+		}
+	}
+	return b.String()
 }
 
 // memoryNodes lists the nodes that have memory.

@@ -107,6 +107,7 @@ func (h *Host) addMounts(extra []string) {
 // process is what the model knows of a process.
 type process struct {
 	pid, uid int
+	start    uint64 // clock ticks since boot; 0 goes by pid
 	comm     string
 	cmdline  []string
 	cgroup   string
@@ -151,6 +152,7 @@ func (h *Host) addProcess(p process) {
 // A Process is a process of the host, for [Host.AddProcess].
 type Process struct {
 	PID, UID int
+	Start    uint64 // clock ticks since boot; 0 goes by PID
 	Comm     string
 	Cmdline  []string
 	Cgroup   string   // "/system.slice/x.service"
@@ -168,7 +170,7 @@ func (h *Host) AddProcess(p Process) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.addProcess(process{
-		pid: p.PID, uid: p.UID, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup,
+		pid: p.PID, uid: p.UID, start: p.Start, comm: p.Comm, cmdline: p.Cmdline, cgroup: p.Cgroup,
 		fds: append(heldFiles(p.Open), mappings(p.Maps)...), letsGo: p.LetsGo, stubborn: p.Stubborn,
 		kthread: p.KThread, bound: p.Bound, affinity: p.Affinity,
 	})

@@ -1,6 +1,7 @@
 package sysfstest
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -45,7 +46,7 @@ func (h *Host) pids() []int {
 	return out
 }
 
-func (p process) started() uint64 { return uint64(1000 + p.pid) }
+func (p process) started() uint64 { return cmp.Or(p.start, uint64(1000+p.pid)) }
 
 // endProcess takes a process and all that it has open away.
 func (h *Host) endProcess(pid int) {
