@@ -27,6 +27,10 @@ let
     cfg.vms // optionalAttrs (vm.xmlPath != null) { ${vm.name} = { inherit (vm) autostart xmlPath; }; }
   );
 
+  badNames = builtins.filter (name: builtins.match "[A-Za-z0-9_][A-Za-z0-9_.-]*" name == null) (
+    builtins.attrNames cfg.vms
+  );
+
   # systemd mounts /dev/hugepages with the default size; libvirt needs a mount for each size that guests ask for.
   mounts = [
     {
@@ -66,6 +70,10 @@ in
       {
         assertion = vm.xmlPath != null -> !(cfg.vms ? ${vm.name});
         message = "The guest ${vm.name} is in vfio.vm and in vfio.vms: leave one of the two.";
+      }
+      {
+        assertion = badNames == [ ];
+        message = "vfio.vms has names that units and scripts cannot take: ${lib.concatStringsSep ", " badNames}. Of letters, digits, \"_\", \".\" and \"-\" they can.";
       }
     ];
     warnings = optional (!cfg.hook.enable && hugepages.allocate == "at-start") (

@@ -1,5 +1,5 @@
 # Gets the host ready for a guest by hand, as libvirtd has it done when the guest starts.
-guest=${1:-$VFIO_GUEST}
+guest=${1-$VFIO_GUEST}
 if (($# > 1)) || [[ ! $guest =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]]; then
 	echo "usage: start-vfio [GUEST]" >&2
 	exit 2

@@ -1,5 +1,5 @@
 # Gives back by hand what a guest has, as libvirtd has it done when the guest is gone.
-guest=${1:-$VFIO_GUEST}
+guest=${1-$VFIO_GUEST}
 if (($# > 1)) || [[ ! $guest =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]]; then
 	echo "usage: stop-vfio [GUEST]" >&2
 	exit 2

@@ -5,7 +5,7 @@ usage() {
 }
 
 (($# == 1 || $# == 2)) || usage
-guest=${2:-$VFIO_GUEST}
+guest=${2-$VFIO_GUEST}
 [[ $guest =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*$ ]] || usage
 case $1 in
 start) command=start ;;

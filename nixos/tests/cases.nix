@@ -46,6 +46,7 @@ in
     vm.xmlPath = ../win11.xml;
     vms.win11.xmlPath = ../win11.xml;
   };
+  bad-name = host { vms."a b".xmlPath = ../win11.xml; };
   password = host {
     rdp = {
       host = "win11";

@@ -11,6 +11,8 @@ let
 in
 {
   hosts = mapAttrs (_: dump) (import ./hosts);
+  # The plan's snippets as they stand, without the module.
+  snippets = dump ./plan-snippets.nix;
   cases = mapAttrs (_: host: {
     assertions = map (a: a.message) (
       builtins.filter (a: !a.assertion) (evaluate host).config.assertions
@@ -21,10 +23,17 @@ in
   upstream = lib.optionList (lib.evalModules { modules = [ ./upstream.nix ]; }).options;
   vm = import ./vm-node.nix { inherit lib; };
   flake = import ./flake.nix { inherit lib; };
-  package = removeAttrs ((import ./pkgs.nix { inherit lib; }).callPackage ../package.nix { }) [
-    "drvPath"
-    "outPath"
-    "src"
-    "type"
-  ];
+  package = {
+    inherit ((import ./pkgs.nix { inherit lib; }).callPackage ../package.nix { })
+      doInstallCheck
+      env
+      ldflags
+      meta
+      pname
+      postInstall
+      subPackages
+      vendorHash
+      version
+      ;
+  };
 }

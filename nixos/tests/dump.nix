@@ -55,6 +55,7 @@ tidy (plain {
     inherit systemPackages;
     etc = mapAttrs (_: e: e.source) etc;
   };
+  fileSystems = mapAttrs (_: said) config.fileSystems;
   networking = {
     inherit (config.networking) networkmanager;
     bridges = mapAttrs (_: b: b.interfaces) config.networking.bridges;
@@ -81,8 +82,10 @@ tidy (plain {
     mounts = map said config.systemd.mounts;
     services = mapAttrs (_: said) config.systemd.services;
     tmpfiles = config.systemd.tmpfiles.settings;
+    tmpfilesRules = config.systemd.tmpfiles.rules;
   };
   users = mapAttrs (_: u: u.extraGroups) config.users.users;
+  groups = mapAttrs (_: g: g.members) config.users.groups;
   libvirtd = lib.optionalAttrs libvirtd.enable {
     inherit (libvirtd) allowedBridges onShutdown;
     inherit (libvirtd.qemu) package runAsRoot verbatimConfig;

@@ -18,6 +18,7 @@ let
 
   pkgs =
     lib.genAttrs [
+      "cpuset"
       "deadnix"
       "freerdp"
       "go"
@@ -31,11 +32,15 @@ let
       "nixfmt-tree"
       "ntfs3g"
       "pciutils"
+      "qemu"
       "qemu_kvm"
       "shellcheck"
       "spice-gtk"
+      "spice-protocol"
+      "spice-vdagent"
       "statix"
       "versionCheckHook"
+      "virt-manager"
       "virt-viewer"
       "virtio-win"
       "win-spice"
@@ -103,6 +108,7 @@ let
         }:
         package name { inherit runtimeEnv runtimeInputs text; };
 
+      writeShellScriptBin = name: text: package name { inherit text; };
       writeText = name: text: package name { inherit text; };
       writeTextDir = path: text: package (baseNameOf path) { inherit path text; };
     };

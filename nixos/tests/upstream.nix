@@ -117,6 +117,12 @@ in
       systemPackages = opt (types.listOf types.package) [ ];
     };
 
+    fileSystems = set {
+      device = opt (types.nullOr types.nonEmptyStr) null;
+      fsType = opt types.nonEmptyStr "auto";
+      options = opt (types.listOf types.nonEmptyStr) [ "defaults" ];
+    };
+
     networking = {
       bridges = set {
         interfaces = required (types.listOf types.str);
@@ -193,6 +199,7 @@ in
           serviceConfig = unitSettings;
         }
       );
+      tmpfiles.rules = strings;
       tmpfiles.settings = opt (types.attrsOf (
         types.attrsOf (
           types.attrsOf (

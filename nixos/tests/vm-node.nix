@@ -34,6 +34,7 @@ in
 {
   inherit (test) name testScript;
   host = import ./dump.nix { inherit lib config; };
+  domains = map (guest: guest.xmlPath.text) ([ config.vfio.vm ] ++ builtins.attrValues config.vfio.vms);
   # The other hook is in the same place.
   hooks = map (c: {
     inherit (c.virtualisation.libvirtd.hooks) qemu;
