@@ -6,6 +6,8 @@
 let
   inherit (builtins) mapAttrs;
 
+  optionList = import ./option-list.nix { inherit lib; };
+  package = (import ./pkgs.nix { inherit lib; }).callPackage ../package.nix { };
   evaluate = host: import ./eval.nix { inherit lib host; };
   dump = host: import ./dump.nix { inherit lib; inherit (evaluate host) config; };
 in
@@ -19,12 +21,12 @@ in
     );
     inherit ((evaluate host).config) warnings;
   }) (import ./cases.nix);
-  options = lib.optionList (evaluate { }).options.vfio;
-  upstream = lib.optionList (lib.evalModules { modules = [ ./upstream.nix ]; }).options;
+  options = optionList (evaluate { }).options.vfio;
+  upstream = optionList (lib.evalModules { modules = [ ./upstream.nix ]; }).options;
   vm = import ./vm-node.nix { inherit lib; };
   flake = import ./flake.nix { inherit lib; };
   package = {
-    inherit ((import ./pkgs.nix { inherit lib; }).callPackage ../package.nix { })
+    inherit (package)
       doInstallCheck
       env
       ldflags
@@ -35,5 +37,7 @@ in
       vendorHash
       version
       ;
+    # Whatever the source names is there.
+    source = builtins.seq package.src true;
   };
 }

@@ -37,7 +37,7 @@ let
   failed = builtins.filter (a: !a.assertion) config.assertions;
   scripts = builtins.filter (p: p ? runtimeEnv) systemPackages;
 in
-tidy (plain {
+mapAttrs (_: section: tidy (plain section)) {
   assertions = map (a: a.message) failed;
   inherit (config) warnings;
   boot = {
@@ -57,7 +57,7 @@ tidy (plain {
   };
   fileSystems = mapAttrs (_: said) config.fileSystems;
   networking = {
-    inherit (config.networking) networkmanager;
+    inherit (config.networking.networkmanager) unmanaged;
     bridges = mapAttrs (_: b: b.interfaces) config.networking.bridges;
     firewall = {
       inherit (config.networking.firewall) allowedUDPPorts checkReversePath;
@@ -102,4 +102,4 @@ tidy (plain {
       value = { inherit (p) runtimeEnv runtimeInputs; };
     }) scripts
   );
-})
+}

@@ -78,7 +78,7 @@ let
       nixosOptionsDoc =
         { options, warningsAreErrors }:
         {
-          optionsCommonMark = builtins.deepSeq (lib.optionList options) (
+          optionsCommonMark = builtins.deepSeq (import ./option-list.nix { inherit lib; } options) (
             package "options.md" { inherit warningsAreErrors; }
           );
         };

@@ -90,7 +90,7 @@ in
   options = {
     assertions = opt (types.listOf types.unspecified) [ ];
     warnings = strings;
-    ids = opt types.raw { gids.kvm = 302; };
+    ids.gids = opt (types.attrsOf types.int) { kvm = 302; };
 
     boot = {
       blacklistedKernelModules = strings;

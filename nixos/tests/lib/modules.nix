@@ -269,30 +269,4 @@ in
       options = known options;
       public = known (removeAttrs config [ "_module" ]);
     };
-
-  # Every option that a person may set, as the options' reference has it.
-  optionList =
-    let
-      render = v: if isType "literalExpression" v then v.text else lib.showValue v;
-      go =
-        option:
-        if !(isOption option) then
-          concatLists (attrValues (mapAttrs (_: go) (removeAttrs option [ "_module" ])))
-        else
-          optional (!(option.internal or false)) {
-            name = showOption option.loc;
-            type = (option.type or types.unspecified).description;
-            description = option.description or "";
-            default =
-              if option ? defaultText then
-                render option.defaultText
-              else if option ? default then
-                render option.default
-              else
-                null;
-            example = if option ? example then render option.example else null;
-          }
-          ++ go ((option.type.getSubOptions or (_: { })) option.loc);
-    in
-    go;
 }

@@ -27,6 +27,7 @@ let
     _type = "option-type";
     inherit name description check;
     merge = mergeEqual;
+    getSubOptions = _: { };
   };
   joined =
     name: description: sep:
@@ -120,7 +121,7 @@ let
       simple "nullOr" "null or ${elem.description}" (v: v == null || elem.check v)
       // {
         emptyValue.value = null;
-        getSubOptions = elem.getSubOptions or (_: { });
+        getSubOptions = elem.getSubOptions;
         merge =
           loc: defs:
           if all (def: def.value == null) defs then
@@ -161,7 +162,7 @@ let
       simple "listOf" "list of ${elem.description}" isList
       // {
         emptyValue.value = [ ];
-        getSubOptions = prefix: (elem.getSubOptions or (_: { })) (prefix ++ [ "*" ]);
+        getSubOptions = prefix: elem.getSubOptions (prefix ++ [ "*" ]);
         merge =
           loc: defs:
           concatMap (
@@ -183,7 +184,7 @@ let
       simple "attrsOf" "attribute set of ${elem.description}" isAttrs
       // {
         emptyValue.value = { };
-        getSubOptions = prefix: (elem.getSubOptions or (_: { })) (prefix ++ [ "<name>" ]);
+        getSubOptions = prefix: elem.getSubOptions (prefix ++ [ "<name>" ]);
         merge =
           loc: defs:
           let
