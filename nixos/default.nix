@@ -387,6 +387,6 @@ in
       };
     };
 
-    packages.enable = mkSwitch "Whether tools for guests, such as viewers and Windows drivers, are installed.";
+    packages.enable = mkSwitch "Whether tools for guests are installed: virt-manager, viewers, Windows drivers.";
   };
 }

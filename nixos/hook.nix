@@ -44,6 +44,7 @@ let
   textfileFlag = "--collector.textfile.directory=";
   nodeExporter = config.services.prometheus.exporters.node;
   textfile = findFirst (hasPrefix textfileFlag) null nodeExporter.extraFlags;
+  metricsFile = hook.settings.metrics.textfile or null;
 in
 {
   _class = "nixos";
@@ -138,7 +139,11 @@ in
           ];
           NoNewPrivileges = "yes";
           ProtectSystem = "strict";
-          ReadWritePaths = "/dev/shm";
+          # And where the figures go, which it puts right after a reboot.
+          ReadWritePaths = [
+            "/dev/shm"
+          ]
+          ++ lib.optional (metricsFile != null) "-${dirOf metricsFile}";
           ProtectHome = "yes";
           PrivateTmp = "yes";
           ProtectClock = "yes";

@@ -112,8 +112,17 @@ func TestScriptsAsRoot(t *testing.T) {
 	refused := 0
 	for _, script := range []string{"start-vfio", "stop-vfio", "vfio", "vm"} {
 		for _, args := range [][]string{
-			{"--xml=/tmp/x"}, {"--config", "/tmp/x"}, {"win11", "--root=/tmp"}, {"--", "win11"}, {"-h"}, {""}, {"a b"}, {"../x"},
-			{"bind", "0000:00:1f.2"}, {"status", "-x"}, {"start", "--paused"},
+			{"--xml=/tmp/x"},
+			{"--config", "/tmp/x"},
+			{"win11", "--root=/tmp"},
+			{"--", "win11"},
+			{"-h"},
+			{""},
+			{"a b"},
+			{"../x"},
+			{"bind", "0000:00:1f.2"},
+			{"status", "-x"},
+			{"start", "--paused"},
 		} {
 			refused++
 			if got, _ := b.run(true, script, args...); got != "" || !b.failed {

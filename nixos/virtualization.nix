@@ -80,7 +80,7 @@ in
       ''vfio.hook.enable is off, so nobody allocates huge pages when a guest starts: set vfio.hugepages.allocate = "at-boot".''
     );
 
-    programs.virt-manager.enable = mkDefault true;
+    programs.virt-manager.enable = mkIf cfg.packages.enable (mkDefault true);
 
     virtualisation.libvirtd = {
       enable = true;

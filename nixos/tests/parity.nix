@@ -15,31 +15,89 @@ let
   given = type: values: answer (evaluate ([ (x type) ] ++ map (value: { config.x = value; }) values)).x;
 in
 {
-  unknown = answer (evaluate [ (x types.int) { config = { x = 1; y = 2; }; } ]).x;
-  unknownButOff = answer (evaluate [ (x types.int) { config = { x = 1; y = lib.mkIf false 2; }; } ]).x;
+  unknown = answer (evaluate [
+    (x types.int)
+    { config = { x = 1; y = 2; }; }
+  ]).x;
+  unknownButOff = answer (evaluate [
+    (x types.int)
+    { config = { x = 1; y = lib.mkIf false 2; }; }
+  ]).x;
   mixed = answer (evaluate [ { options.x = mkOption { type = types.int; }; x = 1; } ]).x;
   importsBeside = answer (evaluate [ { imports = [ (x types.int) ]; x = 1; } ]).x;
-  importedTwice = answer (evaluate [ ../default.nix ../default.nix { _module.check = false; _module.args.pkgs = import ./pkgs.nix { inherit lib; }; } ]).vfio.enable;
+  importedTwice =
+    answer
+      (evaluate [
+        ../default.nix
+        ../default.nix
+        {
+          _module.check = false;
+          _module.args.pkgs = import ./pkgs.nix { inherit lib; };
+        }
+      ]).vfio.enable;
   unset = given types.int [ ];
   emptyList = given (types.listOf types.int) [ ];
   emptyAttrs = given (types.attrsOf types.int) [ ];
   emptyNull = given (types.nullOr types.int) [ ];
 
-  conflict = given types.int [ 1 2 ];
-  same = given types.int [ 1 1 ];
-  default = given types.int [ (lib.mkDefault 1) 2 ];
-  defaults = given types.int [ (lib.mkDefault 1) (lib.mkDefault 2) ];
-  force = given types.int [ (lib.mkForce 1) 2 ];
-  ifFalse = given types.int [ (lib.mkIf false 1) 2 ];
+  conflict = given types.int [
+    1
+    2
+  ];
+  same = given types.int [
+    1
+    1
+  ];
+  default = given types.int [
+    (lib.mkDefault 1)
+    2
+  ];
+  defaults = given types.int [
+    (lib.mkDefault 1)
+    (lib.mkDefault 2)
+  ];
+  force = given types.int [
+    (lib.mkForce 1)
+    2
+  ];
+  ifFalse = given types.int [
+    (lib.mkIf false 1)
+    2
+  ];
   ifTrue = given types.int [ (lib.mkIf true 1) ];
   merge = given (types.listOf types.int) [ (lib.mkMerge [ [ 1 ] (lib.mkIf true [ 2 ]) ]) ];
-  listOrder = given (types.listOf types.int) [ [ 1 ] [ 2 ] [ 3 ] ];
-  before = given (types.listOf types.int) [ [ 1 ] (lib.mkBefore [ 2 ]) [ 3 ] ];
-  after = given (types.listOf types.int) [ [ 1 ] (lib.mkAfter [ 2 ]) [ 3 ] ];
-  ifOver = answer (evaluate [ (x types.int) (lib.mkIf true { x = 1; }) (lib.mkIf false { x = 2; }) ]).x;
-  mergeOver = answer (evaluate [ (x types.int) { config = lib.mkMerge [ { x = lib.mkDefault 1; } { x = 2; } ]; } ]).x;
-  apply = answer (evaluate [ { options.x = mkOption { type = types.int; apply = v: v + 1; }; } { x = 1; } ]).x;
-  optionDefault = answer (evaluate [ { options.x = mkOption { type = types.int; default = 1; }; } { x = lib.mkDefault 2; } ]).x;
+  listOrder = given (types.listOf types.int) [
+    [ 1 ]
+    [ 2 ]
+    [ 3 ]
+  ];
+  before = given (types.listOf types.int) [
+    [ 1 ]
+    (lib.mkBefore [ 2 ])
+    [ 3 ]
+  ];
+  after = given (types.listOf types.int) [
+    [ 1 ]
+    (lib.mkAfter [ 2 ])
+    [ 3 ]
+  ];
+  ifOver = answer (evaluate [
+    (x types.int)
+    (lib.mkIf true { x = 1; })
+    (lib.mkIf false { x = 2; })
+  ]).x;
+  mergeOver = answer (evaluate [
+    (x types.int)
+    { config = lib.mkMerge [ { x = lib.mkDefault 1; } { x = 2; } ]; }
+  ]).x;
+  apply = answer (evaluate [
+    { options.x = mkOption { type = types.int; apply = v: v + 1; }; }
+    { x = 1; }
+  ]).x;
+  optionDefault = answer (evaluate [
+    { options.x = mkOption { type = types.int; default = 1; }; }
+    { x = lib.mkDefault 2; }
+  ]).x;
 
   enumGood = given (types.enum [ "a" "b" ]) [ "b" ];
   enumBad = given (types.enum [ "a" "b" ]) [ "c" ];
@@ -49,7 +107,10 @@ in
   null = given (types.nullOr types.int) [ null ];
   notNull = given (types.nullOr types.int) [ 3 ];
   badNull = given (types.nullOr types.int) [ "3" ];
-  bothNull = given (types.nullOr types.int) [ 3 null ];
+  bothNull = given (types.nullOr types.int) [
+    3
+    null
+  ];
   positive = given types.ints.positive [ 0 ];
   between = given (types.ints.between 1 10) [ 11 ];
   port = given types.port [ 70000 ];
@@ -59,16 +120,32 @@ in
   nonEmpty = given types.nonEmptyStr [ " " ];
   relativePath = given types.path [ "a/b" ];
   absolutePath = given types.path [ "/a/b" ];
-  lines = given types.lines [ "a" "b" ];
-  commas = given types.commas [ "a" "b" ];
+  lines = given types.lines [
+    "a"
+    "b"
+  ];
+  commas = given types.commas [
+    "a"
+    "b"
+  ];
   either = given (types.either types.bool (types.enum [ "loose" ])) [ "loose" ];
   eitherBad = given (types.either types.bool (types.enum [ "loose" ])) [ "x" ];
   oneOf = given (types.oneOf [ types.int types.str types.bool ]) [ true ];
   coerced = given (types.coercedTo types.int toString types.str) [ 5 ];
-  anything = given types.anything [ { a.b = 1; } { a.c = lib.mkDefault 2; } { a.c = 3; } ];
-  anythingConflict = given types.anything [ { a = 1; } { a = 2; } ];
+  anything = given types.anything [
+    { a.b = 1; }
+    { a.c = lib.mkDefault 2; }
+    { a.c = 3; }
+  ];
+  anythingConflict = given types.anything [
+    { a = 1; }
+    { a = 2; }
+  ];
 
-  attrsTwice = given (types.attrsOf types.path) [ { a = "/p"; } { a = "/q"; } ];
+  attrsTwice = given (types.attrsOf types.path) [
+    { a = "/p"; }
+    { a = "/q"; }
+  ];
   attrsIf = given (types.attrsOf types.int) [
     {
       a = lib.mkIf false 1;
@@ -78,26 +155,41 @@ in
   ];
   listIf = given (types.listOf types.int) [ [ (lib.mkIf false 1) 2 (lib.mkIf true 3) ] ];
   submodule = given (types.submodule {
-    options.a = mkOption { type = types.int; default = 1; };
+    options.a = mkOption {
+      type = types.int;
+      default = 1;
+    };
     options.b = mkOption { type = types.str; };
   }) [ { b = "q"; } ];
   submoduleUnknown = given (types.submodule { options.a = mkOption { type = types.int; }; }) [ { b = 1; } ];
   submoduleName = given (types.attrsOf (types.submodule (
     { name, ... }:
     {
-      options.n = mkOption { type = types.str; default = name; };
+      options.n = mkOption {
+        type = types.str;
+        default = name;
+      };
     }
   ))) [ { foo = { }; } ];
   submoduleConfig = given (types.submodule (
     { config, ... }:
     {
-      options.a = mkOption { type = types.int; default = 1; };
-      options.b = mkOption { type = types.int; default = config.a + 1; };
+      options.a = mkOption {
+        type = types.int;
+        default = 1;
+      };
+      options.b = mkOption {
+        type = types.int;
+        default = config.a + 1;
+      };
     }
   )) [ { a = 5; } ];
   submoduleMerge = given (types.submodule {
     options.a = mkOption { type = types.listOf types.int; };
-  }) [ { a = [ 1 ]; } { a = [ 2 ]; } ];
+  }) [
+    { a = [ 1 ]; }
+    { a = [ 2 ]; }
+  ];
   submoduleList = given (types.listOf (types.submodule { options.a = mkOption { type = types.int; }; })) [
     [
       { a = 1; }

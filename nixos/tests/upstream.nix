@@ -1,5 +1,5 @@
-# The options of NixOS that the module sets or reads, with the types they have upstream. manifest.json, made from this, is
-# compared with the real options where NIXPKGS names them.
+# The options of NixOS that the module sets or reads, with the types they have upstream. nixpkgs.nix compares them with the real
+# ones.
 { lib, ... }:
 
 let
