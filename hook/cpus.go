@@ -202,22 +202,36 @@ func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, er
 	if err := h.CPUControl(); err != nil {
 		return nil, err
 	}
-	b := &UnitBaseline{Systemd: h.Exists("/run/systemd/system")}
-	if name := h.CgroupCPUs(unit); name != "" {
+	b := &UnitBaseline{}
+	var err error
+	if b.Systemd, err = h.HasSystemd(); err != nil {
+		return nil, err
+	}
+	name, err := h.CgroupCPUs(unit)
+	switch {
+	case err != nil:
+		return nil, err
+	case name != "":
 		v, err := h.Read(name)
 		if err != nil {
 			return nil, err
 		}
 		b.Cgroup = &v
-	} else if !b.Systemd {
+	case !b.Systemd:
 		return nil, errors.New("there is no systemd, and its cgroup has no cpuset.cpus")
 	}
-	var err error
 	if b.Allowed, err = h.UnitCPUs(ctx, unit, b.Systemd); err != nil {
 		return nil, err
 	}
 	if b.Systemd {
-		for dir := dropIn(unit); h.Ledger.newDropIn(dir) || !h.Exists(dir); dir = path.Dir(dir) {
+		for dir := dropIn(unit); ; dir = path.Dir(dir) {
+			there, err := h.Has(dir)
+			if err != nil {
+				return nil, err
+			}
+			if there && !h.Ledger.newDropIn(dir) {
+				break
+			}
 			b.NewDropIn = dir
 		}
 	}
@@ -253,7 +267,10 @@ func (h *Host) UnitCPUs(ctx context.Context, unit string, bySystemd bool) (cpuse
 	if bySystemd {
 		return h.Systemd.AllowedCPUs(ctx, unit)
 	}
-	name := h.CgroupCPUs(unit)
+	name, err := h.CgroupCPUs(unit)
+	if err != nil || name == "" {
+		return cpuset.Set{}, err
+	}
 	v, err := h.Read(name)
 	if err != nil {
 		return cpuset.Set{}, err
@@ -265,7 +282,11 @@ func (h *Host) setUnitCPUs(ctx context.Context, unit string, bySystemd bool, cpu
 	if bySystemd {
 		return h.Systemd.SetAllowedCPUs(ctx, unit, cpus)
 	}
-	return h.Write(h.CgroupCPUs(unit), cpus.String())
+	name, err := h.CgroupCPUs(unit)
+	if err != nil || name == "" {
+		return err
+	}
+	return h.Write(name, cpus.String())
 }
 
 // waitEffective waits until the kernel keeps the unit within the CPUs: systemd answers before it writes.
@@ -351,7 +372,11 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 	if b.Cgroup != nil {
 		before = *b.Cgroup
 	}
-	if name := h.CgroupCPUs(unit); name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
+	name, err := h.CgroupCPUs(unit)
+	if err != nil {
+		return err
+	}
+	if name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
 		now, err := h.Read(name)
 		if err == nil && now != before {
 			err = h.Write(name, before)
@@ -367,7 +392,7 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 		}
 	}
 	var now cpuset.Set
-	err := poll(ctx, func() (bool, error) {
+	err = poll(ctx, func() (bool, error) {
 		var ok bool
 		var err error
 		now, ok, err = h.EffectiveCPUs(unit)

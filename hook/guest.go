@@ -44,8 +44,12 @@ const pidFiles = "/run/libvirt/qemu"
 // libvirt's pid file names, or one in a guest's scope. Process ids are used again, so a process counts only if its command
 // line has the guest's UUID. Without a name all pid files are looked through.
 func (h *Host) qemu(uuid, name string) (pid int, err error) {
-	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil && g.QEMU.Alive(h.FS) {
-		if is, err := h.isQEMU(g.QEMU.PID, uuid); is || err != nil {
+	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil {
+		is, err := g.QEMU.Alive(h.FS)
+		if is {
+			is, err = h.isQEMU(g.QEMU.PID, uuid)
+		}
+		if is || err != nil {
 			return g.QEMU.PID, err
 		}
 	}
@@ -136,12 +140,16 @@ const (
 // Standing returns how a guest on record stands. With an error it is Undecided.
 func (h *Host) Standing(uuid string, g *Guest) (Standing, error) {
 	runs, err := h.QEMURuns(uuid, g.Name)
+	owed := false
+	if g.Owner != nil && err == nil {
+		owed, err = g.Owner.Alive(h.FS)
+	}
 	switch {
 	case err != nil:
 		return Undecided, err
 	case runs:
 		return Runs, nil
-	case g.Owner != nil && g.Owner.Alive(h.FS):
+	case owed:
 		// Between prepare and QEMU's start, and between its end and release, there is nothing else to be seen.
 		return Owed, nil
 	case g.Released:

@@ -150,10 +150,12 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 		return err
 	}
 	err = h.SetPool(p, d.To)
-	if s, rerr := h.PoolState(p); rerr == nil {
-		d.finish(s.Persistent())
-		d.forgive(s.Persistent())
+	s, rerr := h.PoolState(p)
+	if rerr != nil {
+		return errors.Join(err, rerr) // what came of it the next look tells
 	}
+	d.finish(s.Persistent())
+	d.forgive(s.Persistent())
 	if d.Owed > 0 {
 		h.Logf(Warning, "%d huge pages of %s are still owed to the host: somebody uses them", d.Owed, p)
 	}
@@ -266,7 +268,10 @@ func (h *Host) moveClaim(claim *Claim, i int, short *ShortageError) error {
 	left := short.Wanted - short.Got
 	for n := range nodes.All() {
 		p := sysfs.Pool{KiB: short.Pool.KiB, Node: n}
-		if room, _, err := h.PoolCapacity(p); h.HasPool(p) && err == nil && room > 0 {
+		if there, err := h.HasPool(p); err != nil || !there {
+			continue
+		}
+		if room, _, err := h.PoolCapacity(p); err == nil && room > 0 {
 			claim.Pages[i].Count -= left
 			claim.Pages = append(claim.Pages, PageClaim{KiB: p.KiB, Node: n, Count: left, Elsewhere: true})
 			return nil

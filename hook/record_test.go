@@ -43,6 +43,9 @@ func FuzzRecord(f *testing.F) {
 	for _, c := range []Change{
 		&PCIDriver{Address: "0000:08:00.0", ID: "10de:2782", To: "vfio-pci", From: "nvidia"},
 		&PCIDriver{Address: "0000:08:00.1", ID: "10de:22bc", To: "vfio-pci", Module: "vfio_pci", From: "", FromOverride: "none"},
+		&PCIDriver{Address: "0000:08:00.0", ID: "10de:2782", To: "nvidia", FromBARs: []BARSize{{-1, 1 << 28}}, BARs: []BARSize{{-1, 1 << 28}}},
+		&PCIPower{Address: "0000:08:00.0"},
+		&Persistence{Address: "0000:08:00.0"},
 		&ShmFile{Path: "/dev/shm/looking-glass", Size: 64 << 20, Made: 7},
 		&ShmFile{Path: "/dev/shm/looking-glass", Found: &FoundFile{Ino: 3, UID: 1000, Mode: 0o600}},
 	} {

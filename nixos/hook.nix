@@ -142,6 +142,7 @@ in
           # And where the figures go, which it puts right after a reboot.
           ReadWritePaths = [
             "/dev/shm"
+            "/run/systemd"
           ]
           ++ lib.optional (metricsFile != null) "-${dirOf metricsFile}";
           ProtectHome = "yes";

@@ -380,7 +380,7 @@ func parseUnit(unit string) []string {
 		default:
 			key, value, _ := strings.Cut(line, "=")
 			switch key {
-			case "Before", "After", "WantedBy":
+			case "Before", "After", "WantedBy", "ReadWritePaths":
 				for _, unit := range strings.Fields(value) {
 					all = append(all, section+" "+key+"="+unit)
 				}

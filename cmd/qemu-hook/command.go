@@ -326,7 +326,7 @@ func checkConfig(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	name, data, err := readConfig(host, o)
+	name, data, err := configText(host, o)
 	if errors.Is(err, fs.ErrNotExist) && o.config == "" {
 		out("%s is not there: the defaults hold", name)
 		return nil
@@ -364,6 +364,9 @@ func runRecover(o options, args []string) error {
 		leaveMetrics(h, o, hook.Outcome{Op: "recover"})
 		out("no guest holds anything")
 		return nil
+	}
+	if err := checkProgram(h, o); err != nil {
+		warnf("%v", err)
 	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)

@@ -243,6 +243,9 @@ func changeByHand(o options, what string, args []string, f func(context.Context,
 	if err != nil {
 		return err
 	}
+	if err := checkProgram(h, o); err != nil {
+		return err
+	}
 	list, err := addresses(h, args)
 	if err != nil {
 		return err

@@ -67,7 +67,7 @@ func failEvent(err error) int {
 	}
 	short := shorten(last)
 	if short != all[0] {
-		for _, r := range all {
+		for _, r := range hook.FirstReasons(all) {
 			fmt.Fprintf(os.Stderr, "%s\n", r)
 		}
 	}

@@ -148,8 +148,12 @@ func (a access) forNewFile(h *hook.Host, c *hook.ShmFile) error {
 	}
 	if c.GID == nil {
 		gid, err := h.GroupID("kvm")
-		if err != nil {
-			gid = 0
+		var unread *sysfs.Error
+		switch {
+		case errors.As(err, &unread) && !errors.Is(err, fs.ErrNotExist):
+			return err
+		case err != nil:
+			gid = 0 // there is no such group
 		}
 		c.GID = &gid
 	}
