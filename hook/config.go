@@ -28,7 +28,7 @@ type Config struct {
 	Shm          map[string]ShmOwner // by file name
 	// MetricsFile is where figures for Prometheus are left; "" for nowhere.
 	MetricsFile string
-	Run          []ConfigCommand
+	Run         []ConfigCommand
 
 	// guests are the [guest.NAME] tables, checked but not merged.
 	guests map[string][]configSetting
