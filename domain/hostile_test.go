@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // wellMade wants needs, whatever document they come from, to hold nothing that could do harm further on.
@@ -52,8 +54,25 @@ func wellMade(t *testing.T, n *Needs) {
 // tidy wants an error to be one line of bounded length.
 func tidy(t *testing.T, err error) {
 	t.Helper()
-	if text := err.Error(); strings.ContainsAny(text, "\n\r\x00") || len(text) > 700 {
+	odd := func(r rune) bool { return r == utf8.RuneError || !strconv.IsPrint(r) }
+	if text := err.Error(); strings.ContainsFunc(text, odd) || len(text) > 700 {
 		t.Errorf("the error is no line for a log (%d bytes): %.300q", len(text), text)
+	}
+}
+
+// What stands in the document stands in an error only as far as it can be printed on one line.
+func TestErrorsArePrintable(t *testing.T) {
+	for _, doc := range []string{
+		"<domain><" + strings.Repeat("\xcf\x87\xdf\x87", 50_000) + "/></domain>", "<domain><a\xff/></domain>", "<domain><a\u009b31m/></domain>",
+		"<domain><" + strings.Repeat("a", 200_000) + "></b></domain>", "<domain>&" + strings.Repeat("x", 200_000) + ";</domain>",
+		"<" + strings.Repeat("d", 200_000) + "/>", "<" + strings.Repeat("中", 200) + "/>", "<domain xmlns='" + strings.Repeat("u", 200_000) + "'/>", "<domain><uuid>" + strings.Repeat("\u202e", 9999) + "</uuid></domain>",
+	} {
+		_, err := Parse(strings.NewReader(doc))
+		if err == nil {
+			t.Errorf("%.60q is taken", doc)
+			continue
+		}
+		tidy(t, err)
 	}
 }
 

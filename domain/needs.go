@@ -34,6 +34,8 @@ type Needs struct {
 
 	// Metadata is the content of the project's own elements in <metadata>, for the configuration; nil if none.
 	Metadata []byte
+	// Details are asides for `check`.
+	Details Details `json:"-"`
 }
 
 // Guest names a domain.

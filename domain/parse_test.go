@@ -276,9 +276,12 @@ func FuzzParse(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if n, err := Parse(bytes.NewReader(data)); err == nil {
-			wellMade(t, n)
+		n, err := Parse(bytes.NewReader(data))
+		if err != nil {
+			tidy(t, err)
+			return
 		}
+		wellMade(t, n)
 	})
 }
 

@@ -15,7 +15,6 @@ import (
 
 // validValues are values of a key that a host's file may have, as TOML. A key that is not among them fails the tests below.
 func validValues(key string) []string {
-	const address = `."0000:08:00.0"`
 	switch key {
 	case "required":
 		return []string{`[]`, `["cpus", "shm"]`}

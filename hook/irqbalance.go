@@ -118,11 +118,14 @@ func parseBannedIRQs(answer string) (irqs []int, err error) {
 	settings, _, err := cutSetup(answer)
 	f := strings.Fields(settings)
 	for i := 0; i+1 < len(f) && err == nil; i++ {
-		if f[i] == "IRQ" {
-			var n uint64
-			n, err = strconv.ParseUint(f[i+1], 10, 31)
-			irqs = append(irqs, int(n))
+		if f[i] != "IRQ" {
+			continue
 		}
+		n, bad := strconv.ParseUint(f[i+1], 10, 31)
+		if bad != nil {
+			err = fmt.Errorf("its answer has an interrupt %q", configText(f[i+1]))
+		}
+		irqs = append(irqs, int(n))
 	}
 	if err != nil {
 		return nil, err

@@ -180,6 +180,9 @@ func (w *Worker) Run(ctx context.Context, t SlowTask) error {
 	default:
 		return nil
 	}
+	if host, herr := sysfs.New(w.Root); herr == nil {
+		err = host.Explain(err)
+	}
 	return &sysfs.Error{Op: string(t.Op), Path: t.Path, Value: t.Value, Err: err}
 }
 

@@ -155,7 +155,7 @@ func cause(err error) string {
 func (h FS) Read(name string) (string, error) {
 	b, err := h.ReadFile(name)
 	if err != nil {
-		return "", &Error{Op: "read", Path: name, Err: err}
+		return "", h.Failed("read", name, err)
 	}
 	v := strings.TrimSpace(string(b))
 	if v == "(null)" {
@@ -171,7 +171,7 @@ func (h FS) Write(name, value string) error {
 		value = "\n"
 	}
 	if err := h.WriteFile(name, []byte(value)); err != nil {
-		return &Error{Op: "write", Path: name, Value: value, Err: err}
+		return &Error{Op: "write", Path: name, Value: value, Err: h.Explain(err)}
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (h FS) Write(name, value string) error {
 func (h FS) List(name string) ([]string, error) {
 	names, err := h.ReadDir(name)
 	if err != nil {
-		return nil, &Error{Op: "list", Path: name, Err: err}
+		return nil, h.Failed("list", name, err)
 	}
 	return names, nil
 }

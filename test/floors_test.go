@@ -26,7 +26,7 @@ var floors = [][]string{
 	{"domain", "journal", "systemd", "sysfs"},
 	{"sysfs/sysfstest"},
 	{"hook"},
-	{"hook/prepare", "hook/release"},
+	{"hook/prepare", "hook/release", "hook/scripts"},
 	{"cmd/qemu-hook"},
 }
 

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
@@ -49,6 +48,7 @@ func commands() []command {
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
+		{name: "import", args: "[DIR]", text: helpImport, noIO: true, run: runImport},
 		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
 		{name: "version", args: "", text: helpVersion, noIO: true, run: runVersion},
 		{name: "help", args: "[COMMAND]", text: helpHelp, noIO: true, run: runHelp},
@@ -238,25 +238,25 @@ func runNeeds(o options, args []string) error {
 }
 
 // planOf plans as prepare would, without the lock. An ordinary user may not see what guests hold: the plan says so.
-func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
+func planOf(o options, args []string) (*hook.Host, *domain.Needs, *prepare.Plan, error) {
 	name, err := oneName(args)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h, err := newHost(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	n, err := readNeeds(h.FS, o, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	cfg, err := loadConfig(h, o)
 	if err == nil {
 		cfg, err = cfg.ForGuest(n.Guest.Name, n.Metadata)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h.Config = cfg
 	unseen := false
@@ -264,23 +264,23 @@ func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
 		h.Ledger = &hook.Ledger{Guests: map[string]*hook.Guest{}}
 		h.State, unseen = nil, true
 	} else if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if !cfg.Enabled || n.Empty() {
-		return h, &prepare.Plan{Guest: n.Guest}, nil
+		return h, n, &prepare.Plan{Guest: n.Guest}, nil
 	}
 	p, err := prepare.NewPlan(context.Background(), h, n)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if unseen {
 		p.Warnings = append(p.Warnings, "what other guests hold is not seen: that needs root")
 	}
-	return h, p, nil
+	return h, n, p, nil
 }
 
 func runPlan(o options, args []string) error {
-	_, p, err := planOf(o, args)
+	_, _, p, err := planOf(o, args)
 	if err != nil {
 		return err
 	}
@@ -288,55 +288,6 @@ func runPlan(o options, args []string) error {
 		return printJSON(planJSON(p))
 	}
 	printPlan(p)
-	return nil
-}
-
-func runCheck(o options, args []string) error {
-	if o.configOnly {
-		return checkConfig(o, args)
-	}
-	h, p, err := planOf(o, args)
-	if err != nil {
-		return err
-	}
-	for _, w := range p.Warnings {
-		warnf("%s", w)
-	}
-	for _, r := range p.Refusals {
-		errorf("%s", r)
-	}
-	if len(p.Refusals) > 0 {
-		hintf("%s would not start; qemu-hook plan shows the rest", p.Guest.Name)
-		return errSaid
-	}
-	for _, a := range p.Advice(context.Background(), h) {
-		out("advice: %s", a)
-	}
-	out("%s: nothing is in the way", p.Guest.Name)
-	return nil
-}
-
-// checkConfig reads a configuration as prepare would, wherever it lies and whoever owns it: it may be built for another
-// machine.
-func checkConfig(o options, args []string) error {
-	if len(args) > 0 || o.xml != "" {
-		return usageError("check --config-only looks at no guest")
-	}
-	host, err := sysfs.New(o.rootDir())
-	if err != nil {
-		return err
-	}
-	name, data, err := configText(host, o)
-	if errors.Is(err, fs.ErrNotExist) && o.config == "" {
-		out("%s is not there: the defaults hold", name)
-		return nil
-	} else if err != nil {
-		return err
-	}
-	if _, err := hook.ParseConfig(name, data); err != nil {
-		return err
-	}
-	out("%s: nothing is wrong", name)
 	return nil
 }
 

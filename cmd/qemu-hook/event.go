@@ -163,7 +163,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 			}
 			return err
 		case "reconnect":
-			return h.Reconnect(ctx, uuid, name)
+			return h.Reconnect(ctx, uuid, name, by)
 		}
 		return nil
 	})

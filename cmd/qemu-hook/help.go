@@ -68,9 +68,11 @@ what runs beside the guest is started: what keeps the host awake, what looks for
 	helpNothing   = `an event of libvirt's at which this hook does nothing`
 	helpPlan      = `what prepare would do, line by line; nothing is changed`
 	helpNeeds     = `what a domain XML asks for, whatever the host is`
-	helpCheck     = `every reason why prepare would fail, and every warning
-Nothing is changed. The exit status is 1 if there is a reason. With --config-only nothing but the
-configuration is read, by default /etc/qemu-hook/config.toml, and its owner does not matter.`
+	helpCheck     = `every reason why prepare would fail, and what gets in the way
+Nothing is changed. The exit status is 1 if there is a reason, or if something cannot work as it is; advice
+does not count. It looks around on the host, too: at other hooks that do the same work, at who may change and
+run hooks, at SELinux and AppArmor, the kernel, the IOMMU, and daemons. Without NAME and XML it only does that.
+With --config-only nothing but the configuration is read, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
 	helpRecover = `give back what guests that no longer run still hold
@@ -87,6 +89,9 @@ Until then, or until a reboot. By the same steps, with the same refusals and rec
 would be. A guest that uses such a function leaves it there.`
 	helpUnbind = `give back what bind has taken, or what stayed
 Those that stayed on vfio after their guest by gpu.give_back = "stay" are given back, too.`
+	helpImport = `what becomes of the hook scripts that are there
+Nothing is changed. Reads libvirt's folder of hooks, or DIR: which lines are needless, what the configuration says instead, and
+what was not understood, with file and line. What it prints can be used as the configuration.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`

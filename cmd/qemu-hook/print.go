@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"qemu-hook/hook"
@@ -44,14 +45,20 @@ func fail(err error) int {
 	return 1
 }
 
-// reasons are the sentences that an error holds, one for each line.
+// reasons are the sentences that an error holds, one for each line. What several parts of the work failed for is said once.
 func reasons(err error) []string {
 	var refusal *hook.Refusal
 	text := err.Error()
 	if errors.As(err, &refusal) {
 		text = strings.Join(refusal.Reasons, "\n")
 	}
-	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	var all []string
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		if !slices.Contains(all, line) {
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 // lastLine is the longest that libvirt's own message leaves room for.

@@ -123,7 +123,7 @@ func (r *faultRun) event(name string, f *faulty) error {
 		case "started":
 			err = h.Started(ctx, r.n.Guest.UUID, r.n.Guest.Name)
 		case "reconnect":
-			err = h.Reconnect(ctx, r.n.Guest.UUID, r.n.Guest.Name)
+			err = h.Reconnect(ctx, r.n.Guest.UUID, r.n.Guest.Name, hook.Caller{})
 		case "release":
 			err = release.Run(ctx, h, r.n.Guest.UUID, r.n.Guest.Name, false)
 		}

@@ -68,8 +68,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 	}
 	p.Changes = append(power, drivers...)
 	if iommuOff {
-		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; " +
-			"turn on VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on")
+		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; %s", iommuRemedy(h))
 	}
 	return p, nil
 }
@@ -197,12 +196,16 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 	if err != nil {
 		return nil, nil, err
 	}
+	now, err := h.PCIDriver(f.Address)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, r := range recorded {
 		switch d, ok := r.(*hook.PCIDriver); {
 		case r.Subject() != f.Address:
 		case !ok:
 			before = append(before, r)
-		case d.To == vfio.Name && d.From != d.To:
+		case d.To == vfio.Name && d.From != d.To && d.From != now:
 			way = []hook.Change{d}
 		}
 	}
@@ -211,11 +214,11 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 		return before, way, claimPort(h, f.Address, p)
 	}
 	before = nil
-	c := &hook.PCIDriver{Address: f.Address, To: vfio.Name, Module: vfio.Module, Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan}
-	if c.ID, err = h.PCIID(f.Address); err != nil {
-		return nil, nil, err
+	c := &hook.PCIDriver{
+		Address: f.Address, To: vfio.Name, Module: vfio.Module, From: now,
+		Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan,
 	}
-	if c.From, err = h.PCIDriver(f.Address); err != nil {
+	if c.ID, err = h.PCIID(f.Address); err != nil {
 		return nil, nil, err
 	}
 	if c.FromOverride, err = h.PCIOverride(f.Address); err != nil {

@@ -164,7 +164,11 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		if err := h.NoteSeconds(uuid); err != nil {
 			warnings = append(warnings, err.Error())
 		}
-		return warnings, h.Remember(uuid, n.Guest.Name, nil)
+		// The host is prepared, whatever is the matter with the list of those that were refused.
+		if rerr := h.Remember(uuid, n.Guest.Name, nil); rerr != nil {
+			warnings = append(warnings, rerr.Error())
+		}
+		return warnings, nil
 	}
 	reasons := []string{err.Error()}
 	var refusal *hook.Refusal

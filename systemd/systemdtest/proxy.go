@@ -27,6 +27,9 @@ type Proxy struct {
 	trouble  Trouble // what
 	silent   bool
 	gone     bool
+
+	sends  int
+	onSend func(n int, pass func())
 }
 
 // Trouble is what befalls a message and those after it.
@@ -115,15 +118,36 @@ func NewProxy(t testing.TB, address string) *Proxy {
 				p.conns = append(p.conns, client, bus)
 			}
 			p.mu.Unlock()
-			go p.forward(client, bus)
-			go p.forward(bus, client)
+			go p.forward(client, bus, func(pass func()) { pass() })
+			go p.forward(bus, client, p.send)
 		}
 	}()
 	return p
 }
 
-// forward passes on what one side says, line by line and message by message, with the files that it hands over.
-func (p *Proxy) forward(to, from net.Conn) {
+// OnSend sets a function that gets hold of each message that a client sends, and each line by which its connection begins, before it is
+// passed on: with its running number on this proxy, from 1, and what passes it on. nil removes it.
+func (p *Proxy) OnSend(f func(n int, pass func())) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.onSend, p.sends = f, 0
+}
+
+func (p *Proxy) send(pass func()) {
+	p.mu.Lock()
+	p.sends++
+	n, f := p.sends, p.onSend
+	p.mu.Unlock()
+	if f == nil {
+		pass()
+		return
+	}
+	f(n, pass)
+}
+
+// forward passes on what one side says, line by line and message by message, with the files that it hands over, by a function that
+// gets hold of each.
+func (p *Proxy) forward(to, from net.Conn, hold func(pass func())) {
 	defer to.Close()
 	defer from.Close()
 	text, files := make([]byte, 1<<16), make([]byte, 1<<12)
@@ -143,10 +167,14 @@ func (p *Proxy) forward(to, from net.Conn) {
 			}
 			begun = begun || message || string(said[:size]) == "BEGIN\r\n"
 			if p.pass(message) {
-				sent, _, err := to.(*net.UnixConn).WriteMsgUnix(said[:size], rightsOf(rights), nil)
-				if err == nil {
-					_, err = to.Write(said[sent:size])
-				}
+				var err error
+				hold(func() {
+					var sent int
+					sent, _, err = to.(*net.UnixConn).WriteMsgUnix(said[:size], rightsOf(rights), nil)
+					if err == nil {
+						_, err = to.Write(said[sent:size])
+					}
+				})
 				if err != nil {
 					return
 				}
