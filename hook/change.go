@@ -109,6 +109,11 @@ func (h *Host) do(ctx context.Context, uuid string, seq int, c Change, do func(c
 	}
 	h.amend = func(c Change) error { return h.State.Amend(uuid, seq, c) }
 	defer func() { h.amend = nil }()
+	step := "pci"
+	if c.Kind() == shmFileKind {
+		step = "shm"
+	}
+	defer h.Time(step)()
 	return do(ctx, h)
 }
 

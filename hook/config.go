@@ -26,7 +26,9 @@ type Config struct {
 	Tunables     map[string]string // by path
 	LookingGlass ConfigLookingGlass
 	Shm          map[string]ShmOwner // by file name
-	Run          []ConfigCommand
+	// MetricsFile is where figures for Prometheus are left; "" for nowhere.
+	MetricsFile string
+	Run         []ConfigCommand
 
 	// guests are the [guest.NAME] tables, checked but not merged.
 	guests map[string][]configSetting

@@ -62,6 +62,8 @@ func validValues(key string) []string {
 		return []string{`[]`, `["chrome"]`}
 	case "gpu.nvidia_smi":
 		return []string{`""`, `"/opt/bin/nvidia-smi"`}
+	case "metrics.textfile":
+		return []string{`""`, `"/var/lib/node-exporter/qemu-hook.prom"`}
 	case "gpu.give_back.NAME":
 		return []string{`"as-before"`, `"stay"`}
 	case "gpu.resize_bar.NAME":
@@ -72,6 +74,8 @@ func validValues(key string) []string {
 		return []string{`[]`, `["0000:04:00.0"]`}
 	case "pci.siblings":
 		return []string{`"refuse"`, `"bind"`}
+	case "run":
+		return []string{`[]`, `[{before = ["/usr/bin/a"]}]`}
 	case "looking_glass.files":
 		return []string{`[]`, `[{path = "/dev/shm/a", size = "1M"}]`}
 	}
@@ -109,7 +113,7 @@ func mayShrink() map[string][]any {
 		"GPU.InUse":    {InUseRefuse, InUseTerminate},
 		"PCI.Siblings": {SiblingsRefuse, SiblingsBind},
 	}
-	for _, step := range []string{"Hugepages", "CPUs", "Interrupts", "Kernel", "Frequency", "Tunables", "PCI", "Shm", "Inhibit"} {
+	for _, step := range []string{"hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm", "inhibit"} {
 		m["Steps."+step] = bools
 	}
 	return m
@@ -128,6 +132,12 @@ func wider(host, guest *Config) []string {
 				if f := a.Type().Field(i); f.IsExported() {
 					walk(strings.TrimPrefix(path+"."+f.Name, "."), a.Field(i), b.Field(i))
 				}
+			}
+			return
+		}
+		if path == "Steps" {
+			for _, step := range a.MapKeys() {
+				walk(path+"."+step.String(), a.MapIndex(step), b.MapIndex(step))
 			}
 			return
 		}

@@ -57,7 +57,7 @@ const (
 
 // shared reports whether the key is about what guests share, so that it cannot differ from one guest to another.
 func (k configKey) shared() bool {
-	return slices.Contains([]string{"cpus.host", "cpus.units", "cpus.confine_guests"}, k.name)
+	return slices.Contains([]string{"cpus.host", "cpus.units", "cpus.confine_guests", "metrics.textfile"}, k.name)
 }
 
 // deep reports whether the last part of the key stands for any number of parts.
@@ -294,6 +294,11 @@ func configKeys() []configKey {
 		{
 			"shm.NAME.mode", nil, "its permission bits, as looking_glass.mode",
 			configShm(func(o *ShmOwner, v any) error { return setConfigMode(&o.Mode, v) }), "", nil,
+		},
+		{
+			"metrics.textfile", "", `a file, such as "/var/lib/node-exporter/qemu-hook.prom", that says after each event what guests have and how long the steps took, ` +
+				`for Prometheus' textfile collector; "" for none`,
+			func(c *Config, _ []string, v any) error { return setConfigPath(&c.MetricsFile, v) }, "", nil,
 		},
 	}...)
 }

@@ -275,6 +275,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{`gpu.terminate = ["/usr/bin/chrome"]`, `"/usr/bin/chrome" is neither a command's name, such as "chrome", nor a unit's`},
 		{`gpu.grace = "1h"`, `want a time such as "90s" or "2m", from 0s to 600s`},
 		{`gpu.nvidia_smi = "nvidia-smi"`, `want an absolute path as a string`},
+		{`metrics.textfile = "qemu-hook.prom"`, `want an absolute path as a string`},
 		{`gpu.give_back."08:00.0" = "stay"`, `"08:00.0" is no PCI address; want one such as "0000:08:00.0"`},
 		{`gpu.give_back."0000:08:00.0" = "vfio"`, `want "as-before" or "stay"`},
 		{`gpu.resize_bar."0000:08:00.0" = "1=300M"`, `want numbers and sizes of BARs, such as "1=256M"`},

@@ -26,6 +26,10 @@ type Host struct {
 	Now func() time.Time
 	// Log takes what is worth keeping: warnings, and what was done.
 	Log func(Severity, string)
+	// Event is what is under way, for the log.
+	Event LogFields
+	// Took is how long each step has taken so far.
+	Took map[string]time.Duration
 
 	// amend replaces the record of the change that is being made.
 	amend func(Change) error
@@ -34,6 +38,9 @@ type Host struct {
 	// stopping says whether the host shuts down; nil before it was asked.
 	stopping *bool
 }
+
+// LogFields say what a message of the log belongs to.
+type LogFields struct{ Op, Guest, UUID string }
 
 // Severity ranks a log message as syslog does.
 type Severity int
@@ -49,6 +56,17 @@ const (
 func (h *Host) Logf(s Severity, format string, args ...any) {
 	if h.Log != nil {
 		h.Log(s, fmt.Sprintf(format, args...))
+	}
+}
+
+// Time starts the step's clock, which the function that it returns stops.
+func (h *Host) Time(step string) (stop func()) {
+	start := h.Now()
+	return func() {
+		if h.Took == nil {
+			h.Took = map[string]time.Duration{}
+		}
+		h.Took[step] += h.Now().Sub(start)
 	}
 }
 

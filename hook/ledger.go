@@ -55,6 +55,8 @@ type Guest struct {
 	// Attended is set once transient units run beside it.
 	Attended bool  `json:"attended,omitempty"`
 	Claim    Claim `json:"claim"`
+	// Seconds is how long each step of its preparation took; kept only if somebody wants to know (metrics.textfile).
+	Seconds map[string]float64 `json:"seconds,omitempty"`
 }
 
 // A Caller is who had a guest prepared.

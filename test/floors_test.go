@@ -33,7 +33,7 @@ var floors = [][]string{
 
 // offFloors are packages of tests and tools, with all below them. They may import anything of the program's; nothing of it
 // imports them.
-var offFloors = []string{"bench", "sysfs/sysfstest/fusetest", "systemd/systemdtest", "test"}
+var offFloors = []string{"bench", "nixos", "sysfs/sysfstest/fusetest", "systemd/systemdtest", "test"}
 
 func offFloor(name string) bool {
 	return slices.ContainsFunc(offFloors, func(o string) bool { return name == o || strings.HasPrefix(name, o+"/") })

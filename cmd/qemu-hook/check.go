@@ -2,17 +2,23 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/hook/scripts"
+	"qemu-hook/sysfs"
 )
 
 // runCheck says why a guest would not start, and looks around: at the host and at what else is a hook there. Without a guest
 // it only looks around.
 func runCheck(o options, args []string) error {
+	if o.configOnly {
+		return checkConfig(o, args)
+	}
 	ctx := context.Background()
 	if len(args) == 0 && o.xml == "" && !stdinHasBytes() {
 		h, err := newHost(o)
@@ -49,6 +55,30 @@ func runCheck(o options, args []string) error {
 		return err
 	}
 	out("%s: nothing is in the way", p.Guest.Name)
+	return nil
+}
+
+// checkConfig reads a configuration as prepare would, wherever it lies and whoever owns it: it may be built for another
+// machine.
+func checkConfig(o options, args []string) error {
+	if len(args) > 0 || o.xml != "" {
+		return usageError("check --config-only looks at no guest")
+	}
+	host, err := sysfs.New(o.rootDir())
+	if err != nil {
+		return err
+	}
+	name, data, err := configText(host, o)
+	if errors.Is(err, fs.ErrNotExist) && o.config == "" {
+		out("%s is not there: the defaults hold", name)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if _, err := hook.ParseConfig(name, data); err != nil {
+		return err
+	}
+	out("%s: nothing is wrong", name)
 	return nil
 }
 

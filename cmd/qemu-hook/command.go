@@ -27,6 +27,7 @@ type command struct {
 	json bool   // takes --json
 	svg  bool   // takes --svg
 	noIO bool   // takes no --xml and no --config
+	only bool   // takes --config-only
 	run  func(o options, args []string) error
 }
 
@@ -41,7 +42,7 @@ func commands() []command {
 		{name: "reconnect", args: "NAME [begin]", text: helpReconnect, run: runOp("reconnect")},
 		{name: "plan", args: "[NAME]", text: helpPlan, json: true, run: runPlan},
 		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
-		{name: "check", args: "[NAME]", text: helpCheck, run: runCheck},
+		{name: "check", args: "[NAME]", text: helpCheck, only: true, run: runCheck},
 		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
@@ -112,6 +113,9 @@ func parseFlags(c command, o *options, args []string) ([]string, error) {
 	}
 	if c.svg {
 		set.StringVar(&o.svg, "svg", "", "")
+	}
+	if c.only {
+		set.BoolVar(&o.configOnly, "config-only", false, "")
 	}
 	var names []string
 	for len(args) > 0 {
@@ -306,22 +310,25 @@ func runRecover(o options, args []string) error {
 	if err != nil {
 		return err
 	}
+	h.Event.Op = "recover"
+	if cfg, err := loadConfig(h, o); err == nil {
+		h.Config = cfg
+	}
 	if !onRecord(h) {
 		if name != "" {
 			return fmt.Errorf("no guest %q is on record; see qemu-hook status", name)
 		}
+		// After a reboot the figures are those of guests that are no more.
+		leaveMetrics(h, o, hook.Outcome{Op: "recover"})
 		out("no guest holds anything")
 		return nil
 	}
 	if err := checkProgram(h, o); err != nil {
 		warnf("%v", err)
 	}
-	if cfg, err := loadConfig(h, o); err == nil {
-		h.Config = cfg
-	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)
-	err = h.Locked(context.Background(), "recover "+name, newWorker(o), func() error {
+	err = locked(context.Background(), h, o, "recover", name, func() error {
 		all, err = release.Recover(context.Background(), h, name)
 		return err
 	})

@@ -192,11 +192,12 @@ func changeByHand(o options, what string, args []string, f func(context.Context,
 	if h.Config, err = loadConfig(h, o); err != nil {
 		return err
 	}
+	h.Event.Op = what
 	warnOnStderr(h)
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err = h.Locked(ctx, what+" "+strings.Join(list, " "), newWorker(o), func() error { return f(ctx, h, list) })
+	err = locked(ctx, h, o, what, strings.Join(list, " "), func() error { return f(ctx, h, list) })
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func eventStatus(ev hook.Event, err error) int {
 	case ev.Op == "prepare" || ev.Op == "release":
 		return failEvent(err)
 	}
-	journalLog(hook.Err, ev.Op+" "+ev.Guest+": "+err.Error())
+	journalLog(hook.Err, ev.Op+" "+ev.Guest+": "+err.Error(), hook.LogFields{Op: ev.Op, Guest: ev.Guest})
 	return 0
 }
 
@@ -118,6 +118,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	name, uuid := n.Guest.Name, n.Guest.UUID
+	h.Event = hook.LogFields{Op: op, Guest: name, UUID: uuid}
 	if op == "prepare" && n.Empty() {
 		// A guest that needs nothing is not kept from starting, whatever is wrong here. What an earlier XML of it
 		// asked for is given back.
@@ -145,7 +146,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	default:
 		h.Logf(hook.Warning, "%s %s goes on without the configuration: %v", op, name, err)
 	}
-	return h.Locked(ctx, op+" "+name, newWorker(o), func() error {
+	return locked(ctx, h, o, op, name, func() error {
 		if op != "prepare" {
 			// Half a release helps nobody: a signal ends a preparation, which then gives back, and nothing else.
 			ctx = context.WithoutCancel(ctx)

@@ -24,6 +24,7 @@ Flags, before or after the name:
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
   --json         for programs: plan, needs, status, holders, groups, topology
+  --config-only  check: read the configuration alone, whoever owns it
 
 A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
@@ -49,6 +50,9 @@ func (c command) help() string {
 	if c.svg {
 		flags += " [--svg FILE]"
 	}
+	if c.only {
+		flags += " [--config-only]"
+	}
 	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
 }
 
@@ -70,7 +74,8 @@ what runs beside the guest is started: what keeps the host awake, what looks for
 	helpCheck     = `every reason why prepare would fail, and what gets in the way
 Nothing is changed. The exit status is 1 if there is a reason, or if something cannot work as it is; advice
 does not count. It looks around on the host, too: at other hooks that do the same work, at who may change and
-run hooks, at SELinux and AppArmor, the kernel, the IOMMU, and daemons. Without NAME and XML it only does that.`
+run hooks, at SELinux and AppArmor, the kernel, the IOMMU, and daemons. Without NAME and XML it only does that.
+With --config-only nothing but the configuration is read, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
 	helpRecover = `give back what guests that no longer run still hold

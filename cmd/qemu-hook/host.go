@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -48,14 +49,24 @@ func newHost(o options) (*hook.Host, error) {
 		Now:     func() time.Time { return time.Now().UTC() },
 	}
 	if o.root == "" {
-		h.Log = journalLog
+		h.Log = func(s hook.Severity, msg string) { journalLog(s, msg, h.Event) }
 	}
 	return h, nil
 }
 
 // journalLog sends a message to the journal; without one it is lost, as libvirt keeps nothing of a hook that succeeds.
-func journalLog(s hook.Severity, msg string) {
-	_ = journal.Send(msg, journal.Priority(s), map[string]string{"SYSLOG_IDENTIFIER": "qemu-hook"})
+func journalLog(s hook.Severity, msg string, about hook.LogFields) {
+	_ = journal.Send(msg, journal.Priority(s), journalFields(about))
+}
+
+// journalFields are what journalctl can be asked for: journalctl QEMU_HOOK_GUEST=win11.
+func journalFields(about hook.LogFields) map[string]string {
+	fields := map[string]string{
+		"SYSLOG_IDENTIFIER": "qemu-hook",
+		"QEMU_HOOK_OP":      about.Op, "QEMU_HOOK_GUEST": about.Guest, "QEMU_HOOK_UUID": about.UUID,
+	}
+	maps.DeleteFunc(fields, func(_, v string) bool { return v == "" })
+	return fields
 }
 
 // newWorker returns what starts a worker when the first slow write comes.
@@ -65,34 +76,41 @@ func newWorker(o options) func(*os.File) hook.SlowRunner {
 
 // loadConfig reads the configuration: the file named by --config, else the host's own, which need not exist.
 func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
-	if o.config != "" {
-		data, err := readConfig(o.config)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the configuration: %w", err)
-		}
-		return hook.ParseConfig(o.config, data)
-	}
 	// Looked at before it is read: a FIFO in its place would hold up the guest, and whoever may take the file away decides
 	// as much as whoever may write to it.
-	if o.root == "" || os.Geteuid() == 0 {
+	if o.config == "" && (o.root == "" || os.Geteuid() == 0) {
 		if there, err := trustConfig(h); err != nil {
 			return nil, err
 		} else if !there {
 			return hook.DefaultConfig(), nil
 		}
 	}
-	name, err := h.Local(configFile)
-	if err != nil {
-		return nil, &sysfs.Error{Op: "read", Path: configFile, Err: err}
-	}
-	data, err := readConfig(name)
+	name, data, err := configText(h.FS, o)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !h.Exists(configFile):
+	case errors.Is(err, fs.ErrNotExist) && o.config == "" && !h.Exists(configFile):
 		return hook.DefaultConfig(), nil
 	case err != nil:
-		return nil, &sysfs.Error{Op: "read", Path: configFile, Err: err}
+		return nil, err
 	}
-	return hook.ParseConfig(configFile, data)
+	return hook.ParseConfig(name, data)
+}
+
+// configText returns the configuration's text, and the name by which errors call it.
+func configText(host sysfs.FS, o options) (name string, data []byte, err error) {
+	if o.config != "" {
+		if data, err = readConfig(o.config); err != nil {
+			err = fmt.Errorf("cannot read the configuration: %w", err)
+		}
+		return o.config, data, err
+	}
+	local, err := host.Local(configFile)
+	if err == nil {
+		data, err = readConfig(local)
+	}
+	if err != nil {
+		err = &sysfs.Error{Op: "read", Path: configFile, Err: err}
+	}
+	return configFile, data, err
 }
 
 // readConfig reads as much of a file as a configuration may have, and a byte more, by which it is too long.

@@ -57,6 +57,8 @@ type options struct {
 	xml    string
 	json   bool
 	svg    string
+	// configOnly has check look at nothing but the configuration.
+	configOnly bool
 }
 
 // takeRoot takes --root DIR from before libvirt's arguments or a command.

@@ -94,7 +94,9 @@ func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*P
 		if !h.Config.StepEnabled(s.Name()) {
 			continue
 		}
+		stop := h.Time(s.Name())
 		proposal, err := s.Plan(ctx, h, n)
+		stop()
 		if err != nil {
 			return nil, fmt.Errorf("cannot plan %s: %w", s.Name(), err)
 		}
@@ -159,6 +161,9 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		warnings = append(warnings, more...)
 	}
 	if err == nil {
+		if err := h.NoteSeconds(uuid); err != nil {
+			warnings = append(warnings, err.Error())
+		}
 		// The host is prepared, whatever is the matter with the list of those that were refused.
 		if rerr := h.Remember(uuid, n.Guest.Name, nil); rerr != nil {
 			warnings = append(warnings, rerr.Error())
@@ -298,7 +303,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := h.SaveLedger(); err != nil {
 		return nil, err
 	}
-	if err := quiesce(ctx, h, plan, n); err != nil {
+	stop := h.Time(quiesceStep{}.Name())
+	err = quiesce(ctx, h, plan, n)
+	if stop(); err != nil {
 		return nil, err
 	}
 	if err := h.TakePorts(uuid); err != nil {
@@ -309,6 +316,7 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 			return nil, err
 		}
 	}
+	stop = h.Time(hugepagesStep{}.Name())
 	if err := h.SettleHugepages(); err != nil {
 		return nil, err
 	}
@@ -318,6 +326,7 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := compact(ctx, h, plan.Compact); err != nil {
 		warnings = append(warnings, err.Error())
 	}
+	stop()
 	// Once the guest's functions have left their drivers, those have no interrupts to move.
 	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
 		return warnings, err
@@ -346,7 +355,9 @@ func quieten(ctx context.Context, h *hook.Host) (warnings []string, err error) {
 		{frequencyStep{}, h.SettleFrequency},
 		{tunablesStep{}, h.SettleTunables},
 	} {
+		stop := h.Time(part.step.Name())
 		err := part.settle(ctx)
+		stop()
 		switch {
 		case err == nil:
 		case context.Cause(ctx) != nil || slices.Contains(h.Config.Required, part.step.Name()):
