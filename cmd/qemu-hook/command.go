@@ -28,7 +28,9 @@ type command struct {
 	json bool   // takes --json
 	noIO bool   // takes no --xml and no --config
 	only bool   // takes --config-only
-	run  func(o options, args []string) error
+	// flags adds what only this command takes.
+	flags func(*flag.FlagSet, *options)
+	run   func(o options, args []string) error
 }
 
 // commands returns them in the order of the help.
@@ -49,6 +51,8 @@ func commands() []command {
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
+		{name: "install", args: "", text: helpInstall, noIO: true, flags: installFlags, run: runInstall},
+		{name: "uninstall", args: "", text: helpUninstall, noIO: true, flags: uninstallFlags, run: runUninstall},
 		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
 		{name: "version", args: "", text: helpVersion, noIO: true, run: runVersion},
 		{name: "help", args: "[COMMAND]", text: helpHelp, noIO: true, run: runHelp},
@@ -95,14 +99,14 @@ func runCommand(o options, args []string) int {
 	return 0
 }
 
-// parseFlags takes the flags from wherever they stand, before or after the name; after "--" all is names.
-func parseFlags(c command, o *options, args []string) ([]string, error) {
+// flagSet returns the command's flags. The usage of one that takes a value is the value's name.
+func (c command) flagSet(o *options) *flag.FlagSet {
 	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	set.Func("root", "", o.setRoot)
+	set.Func("root", "DIR", o.setRoot)
 	if !c.noIO {
-		set.StringVar(&o.config, "config", "", "")
-		set.StringVar(&o.xml, "xml", "", "")
+		set.StringVar(&o.config, "config", "", "FILE")
+		set.StringVar(&o.xml, "xml", "", "FILE")
 	}
 	if c.json {
 		set.BoolVar(&o.json, "json", false, "")
@@ -110,6 +114,15 @@ func parseFlags(c command, o *options, args []string) ([]string, error) {
 	if c.only {
 		set.BoolVar(&o.configOnly, "config-only", false, "")
 	}
+	if c.flags != nil {
+		c.flags(set, o)
+	}
+	return set
+}
+
+// parseFlags takes the flags from wherever they stand, before or after the name; after "--" all is names.
+func parseFlags(c command, o *options, args []string) ([]string, error) {
+	set := c.flagSet(o)
 	var names []string
 	for len(args) > 0 {
 		if args[0] == "--" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"strings"
 )
@@ -25,6 +26,8 @@ Flags, before or after the name:
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
   --json         for programs: plan, needs, status, holders, groups
   --config-only  check: read the configuration alone, whoever owns it
+  --dry-run      install, uninstall: say what would be done
+  --replace      install: move aside what is in the way
 
 A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
@@ -40,17 +43,11 @@ func (c command) summary() string {
 }
 
 func (c command) help() string {
-	flags := "[--root DIR]"
-	if !c.noIO {
-		flags += " [--config FILE] [--xml FILE]"
-	}
-	if c.json {
-		flags += " [--json]"
-	}
-	if c.only {
-		flags += " [--config-only]"
-	}
-	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
+	var flags []string
+	c.flagSet(&options{}).VisitAll(func(f *flag.Flag) {
+		flags = append(flags, "["+strings.TrimSpace("--"+f.Name+" "+f.Usage)+"]")
+	})
+	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), strings.Join(flags, " "), c.text)
 }
 
 const (
@@ -87,6 +84,13 @@ Until then, or until a reboot. By the same steps, with the same refusals and rec
 would be. A guest that uses such a function leaves it there.`
 	helpUnbind = `give back what bind has taken, or what stayed
 Those that stayed on vfio after their guest by gpu.give_back = "stay" are given back, too.`
+	helpInstall = `put the program, its hook and the unit for recover in place
+The program goes to /usr/bin, a link to it to /etc/libvirt/hooks/qemu.d, a unit that gives back what guests
+left goes to /etc/systemd/system. Hooks that would do the same work, and other files that are in the
+way, are moved aside only with --replace. Again, with a newer program, it is an upgrade, also while guests run.`
+	helpUninstall = `take back what install has done
+What was moved aside is put back. As long as a guest has something of the host nothing is done: it
+is this program that gives that back.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`

@@ -58,6 +58,8 @@ type options struct {
 	json   bool
 	// configOnly has check look at nothing but the configuration.
 	configOnly bool
+	// dryRun has install and uninstall say what they would do, replace has install move aside what is in the way.
+	dryRun, replace bool
 }
 
 // takeRoot takes --root DIR from before libvirt's arguments or a command.
