@@ -49,6 +49,8 @@ func decode(r journal.Record) (Change, error) {
 		c = new(Persistence)
 	case shmFileKind:
 		c = new(ShmFile)
+	case ownCommandKind:
+		c = new(OwnCommand)
 	default:
 		return nil, fmt.Errorf("cannot undo a change of kind %q: this version does not know it; "+
 			"use the version that made it", r.Kind)

@@ -28,6 +28,7 @@ type Config struct {
 	Shm          map[string]ShmOwner // by file name
 	// MetricsFile is where figures for Prometheus are left; "" for nowhere.
 	MetricsFile string
+	Run         []ConfigCommand
 
 	// guests are the [guest.NAME] tables, checked but not merged.
 	guests map[string][]configSetting
@@ -35,7 +36,7 @@ type Config struct {
 
 // ConfigSteps switches steps.
 type ConfigSteps struct {
-	Quiesce, Hugepages, CPUs, Interrupts, Kernel, Frequency, Tunables, PCI, Shm, Inhibit bool
+	Run, Quiesce, Hugepages, CPUs, Interrupts, Kernel, Frequency, Tunables, PCI, Shm, Inhibit bool
 }
 
 // ConfigCPUs is about the host CPUs.
@@ -173,6 +174,12 @@ const (
 	SiblingsBind   Siblings = "bind" // they go along, and come back
 )
 
+// ConfigCommand is a pair of the administrator's own commands: paths with arguments. One may be empty.
+type ConfigCommand struct {
+	Before, After []string
+	Deadline      time.Duration
+}
+
 // ConfigLookingGlass is about /dev/shm/looking-glass and files like it.
 type ConfigLookingGlass struct {
 	ShmOwner
@@ -264,6 +271,8 @@ func (c *Config) clone() *Config {
 func (c *Config) StepEnabled(name string) bool {
 	on := true
 	switch name {
+	case "run":
+		on = c.Steps.Run
 	case "quiesce":
 		on = c.Steps.Quiesce
 	case "hugepages":

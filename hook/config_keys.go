@@ -77,6 +77,11 @@ func configKeys() []configKey {
 			configList(func(c *Config) *[]string { return &c.Required }, configOneOf(configSteps()...)), "", nil,
 		},
 		{
+			"steps.run", true, "run what [[run]] says",
+			configBool(func(c *Config) *bool { return &c.Steps.Run }),
+			"", nil,
+		},
+		{
 			"steps.quiesce", true, "look who uses the guest's functions, and stop what the configuration lists",
 			configBool(func(c *Config) *bool { return &c.Steps.Quiesce }),
 			"", nil,
@@ -304,6 +309,12 @@ func configKeys() []configKey {
 			metaNarrower, func(c *Config) int { return slices.Index([]Siblings{SiblingsRefuse, SiblingsBind}, c.PCI.Siblings) },
 		},
 		{
+			"run",
+			[]any{},
+			`own commands, root's and without a shell: [{before = ["/usr/local/sbin/a", "b"], after = ["/usr/local/sbin/c"], deadline = "30s"}], or [[guest.NAME.run]] tables`,
+			func(c *Config, _ []string, v any) error { return setConfigCommands(&c.Run, v) }, "", nil,
+		},
+		{
 			"looking_glass.user", "", `owner of /dev/shm/looking-glass; "" for the user of the active session on seat0`,
 			func(c *Config, _ []string, v any) error { return setConfigUser(&c.LookingGlass.User, v) }, "", nil,
 		},
@@ -345,7 +356,7 @@ const configMaxPages = 1 << 32
 
 // configSteps returns the names of the steps.
 func configSteps() []string {
-	return []string{"quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm", "inhibit"}
+	return []string{"run", "quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm", "inhibit"}
 }
 
 func configQuoted(names []string) string {

@@ -34,7 +34,7 @@ func diffConfig(want, got *Config) string {
 func TestDefaultConfig(t *testing.T) {
 	want := &Config{
 		Enabled: true,
-		Steps:   ConfigSteps{true, true, true, true, true, true, true, true, true, true},
+		Steps:   ConfigSteps{true, true, true, true, true, true, true, true, true, true, true},
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePassthrough, Units: []string{"system.slice", "user.slice", "init.scope"},
 			Overlap: OverlapWarn, SplitCore: SplitCoreWarn, IRQBalance: IRQBalanceBan,
@@ -156,7 +156,7 @@ user = "bob"
 	mode := func(m uint32) *uint32 { return &m }
 	want := &Config{
 		Required: []string{"cpus", "shm"},
-		Steps:    ConfigSteps{true, true, true, true, true, true, true, false, true, true},
+		Steps:    ConfigSteps{true, true, true, true, true, true, true, true, false, true, true},
 		CPUs: ConfigCPUs{
 			Isolate: IsolatePinned, Host: cpuset.Of(0, 1, 2, 3, 16), Exclusive: []string{"iothreads"},
 			MinHost: 2, Units: []string{"system.slice", `foo@bar\x2d1.service`},
@@ -219,7 +219,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"\n[hugepage]\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"\n[hugepage.x]\n\nkeep = 1", ":2: hugepage: no such key; did you mean hugepages?"},
 		{"cpus.zzzzzz = 1", ":1: cpus.zzzzzz: no such key; known here are isolate, host, exclusive, min_host, units, overlap, split_core, confine_guests, partition, irqbalance, governor, epp, resume_latency"},
-		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, memory, tunables, inhibit, services, session, gpu, pci, looking_glass, shm"},
+		{"zzzzzzzzzz = 1", ":1: zzzzzzzzzz: no such key; known here are enabled, required, steps, cpus, hugepages, memory, tunables, inhibit, services, session, gpu, pci, run, looking_glass, shm"},
 		{"shm.x.zzzzzz = 1", ":1: shm.x.zzzzzz: no such key; known here are user, group, mode"},
 		{"\n\"a\\nb\" = 1", `:2: "a?b": no such key`},
 		{"hugepages = 3", ":1: hugepages = 3: want a table: [hugepages]"},
@@ -230,7 +230,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{`enabled = "yes"`, `:1: enabled = "yes": want true or false`},
 		{`enabled = 1979-05-27`, `:1: enabled = 1979-05-27`},
 		{`required = "cpus"`, `:1: required = "cpus": want a list of strings`},
-		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm" or "inhibit"`},
+		{`required = ["gpu"]`, `:1: required = ["gpu"]: "gpu" is not allowed; want "run", "quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm" or "inhibit"`},
 		{`required = ["cpus", 1]`, `:1: required = ["cpus", 1]: 1 is no string`},
 		{`required = ["cpus", "cpus"]`, `"cpus" is there twice`},
 		{`cpus.isolate = "Pinned"`, `:1: cpus.isolate = "Pinned": want "passthrough", "pinned" or "never"`},
@@ -251,6 +251,16 @@ func TestParseConfigErrors(t *testing.T) {
 		{`services.stop = ["libvirtd.service"]`, `"libvirtd.service" is needed while a guest starts`},
 		{`services.stop = ["user.slice"]`, `"user.slice" is no unit that can be stopped`},
 		{`session.end = 0`, `:1: session.end = 0: want a name`},
+		{"[[guest.a.run]]\nbefore = [\"x\"]", `:1: guest.a.run = [{…}]: before: "x" is no absolute path`},
+		{"[[guest.a.run]]\nbefore = [\"/usr/bin/../x\"]", `before: "/usr/bin/../x" is no absolute path`},
+		{"[[guest.a.run]]\nbefore = \"/usr/bin/x y\"", `before: want a list, the program first`},
+		{"[[guest.a.run]]\nafter = []", `after: want a list, the program first`},
+		{"[[guest.a.run]]\nafter = [\"/usr/bin/x\", 1]", `after: 1 is no string`},
+		{"[[guest.a.run]]\ndeadline = \"30s\"", `there is neither before nor after`},
+		{"[[guest.a.run]]\nafter = [\"/usr/bin/x\"]\ndeadline = \"1h\"", `deadline: want a time such as "90s" or "2m", from 1s to 600s`},
+		{"[[guest.a.run]]\ndo = [\"/usr/bin/x\"]", `do: no such key; known here are before, after and deadline`},
+		{"[[guest.a.run]]\nafter = [\"/x\"]\n[[guest.a.run]]\nafter = [\"/x\"]", `the same commands are there twice`},
+		{`run = "/usr/bin/x"`, `:1: run = "/usr/bin/x": want [[guest.NAME.run]] tables`},
 		{`gpu.in_use = "kill"`, `:1: gpu.in_use = "kill": want "refuse" or "terminate"`},
 		{`gpu.terminate = ["/usr/bin/chrome"]`, `"/usr/bin/chrome" is neither a command's name, such as "chrome", nor a unit's`},
 		{`gpu.grace = "1h"`, `want a time such as "90s" or "2m", from 0s to 600s`},

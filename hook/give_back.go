@@ -3,6 +3,7 @@ package hook
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
@@ -34,10 +35,11 @@ func (h *Host) GiveBackAfterRun(ctx context.Context, uuid string) error {
 func (h *Host) giveBack(ctx context.Context, uuid string) error {
 	guest := h.Ledger.Guests[uuid]
 	err := h.stopAttendants(ctx, uuid, guest)
-	_, uerr := h.UndoAll(ctx, uuid, nil)
+	_, uerr := h.UndoAll(ctx, uuid, isOwnCommand)
 	err = errors.Join(err, uerr)
 	h.Ledger.Release(uuid)
-	if rest, rerr := h.Recorded(uuid); len(rest) > 0 || rerr != nil {
+	rest, rerr := h.Recorded(uuid)
+	if len(rest) > 0 || rerr != nil {
 		kept := &Guest{}
 		if guest != nil {
 			*kept = *guest
@@ -52,5 +54,18 @@ func (h *Host) giveBack(ctx context.Context, uuid string) error {
 		h.Ledger.Guests[uuid] = kept
 		err = errors.Join(err, rerr)
 	}
-	return errors.Join(err, h.SaveLedger(), h.Settle(ctx))
+	err = errors.Join(err, h.SaveLedger(), h.Settle(ctx))
+	if !slices.ContainsFunc(rest, isOwnCommand) {
+		return err
+	}
+	// Last of all, when the host is as it was before the guest.
+	_, uerr = h.UndoAll(ctx, uuid, func(c Change) bool { return !isOwnCommand(c) })
+	err = errors.Join(err, uerr)
+	if rest, rerr := h.Recorded(uuid); len(rest) == 0 && rerr == nil {
+		delete(h.Ledger.Guests, uuid)
+		err = errors.Join(err, h.SaveLedger())
+	}
+	return err
 }
+
+func isOwnCommand(c Change) bool { return c.Kind() == ownCommandKind }

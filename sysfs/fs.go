@@ -42,9 +42,10 @@ type Kernel interface {
 	OpenDir(name string) (Dir, error)
 	// Run executes a program of the host and waits for it. It gets /dev/null as its standard files.
 	Run(ctx context.Context, name string, args ...string) error
-	// Output is Run, and returns what the program prints, 64 KiB at most. A program that does not end when ctx does is
-	// left behind.
-	Output(ctx context.Context, name string, args ...string) ([]byte, error)
+	// Execute runs a program of the host in a session of its own and returns what it prints, 64 KiB at most. It waits for the
+	// program and not for what that leaves running. One that does not end when ctx does is killed with all of its session's
+	// first process group, and left behind if it does not die.
+	Execute(ctx context.Context, p Program) ([]byte, error)
 	// OpenDevices calls visit with the number of each device that a process has open (/proc/PID/fd). It asks no file
 	// system that could keep it waiting.
 	OpenDevices(pid int, visit func(rdev uint64, block bool)) error
@@ -59,6 +60,16 @@ type Kernel interface {
 	UnloadModule(name string) error
 	// Local returns a path at which a library that opens files by itself finds the named file or directory.
 	Local(name string) (string, error)
+}
+
+// A Program is a program of the host with what it is given.
+type Program struct {
+	Path string
+	Args []string
+	// Env is its whole environment; nil for that of this process.
+	Env []string
+	// Stderr has what it prints there returned, too.
+	Stderr bool
 }
 
 // A Dir is an open directory. Names are single path elements; no method follows a symbolic link.
@@ -101,6 +112,11 @@ func (s Stat) Perm() uint32 { return s.Mode &^ syscall.S_IFMT }
 
 // FS is one host.
 type FS struct{ Kernel }
+
+// Output runs a program of the host and returns what it prints on standard output, as [Kernel.Execute] does.
+func (h FS) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	return h.Execute(ctx, Program{Path: name, Args: args})
+}
 
 // Error is a failed operation on a file of the host.
 type Error struct {

@@ -20,17 +20,24 @@ import (
 // maxOutput is as much of a program's output as is kept.
 const maxOutput = 64 << 10
 
-// Output runs a program and returns what it prints. A program that the kernel does not let die is left behind when ctx
-// ends: it has a session and a pipe of its own.
-func (k osKernel) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+// lingering is how long a program that has ended is read from, if what it has left running holds its output open.
+const lingering = time.Second
+
+// Execute gives the program a pipe of its own, so that whoever waits for the end of this process's output does not wait for
+// what the program leaves behind.
+func (k osKernel) Execute(ctx context.Context, p Program) ([]byte, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	cmd := exec.Command(k.path(name), args...)
+	cmd := exec.Command(k.path(p.Path), p.Args...)
 	cmd.Dir = "/"
+	cmd.Env = p.Env
 	cmd.Stdout = w
+	if p.Stderr {
+		cmd.Stderr = w
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	w.Close()
@@ -38,7 +45,11 @@ func (k osKernel) Output(ctx context.Context, name string, args ...string) ([]by
 		return nil, errno(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	go func() {
+		err := cmd.Wait()
+		_ = r.SetReadDeadline(time.Now().Add(lingering))
+		done <- err
+	}()
 	stop := context.AfterFunc(ctx, func() { _ = r.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	out, rerr := io.ReadAll(io.LimitReader(r, maxOutput))
@@ -48,14 +59,14 @@ func (k osKernel) Output(ctx context.Context, name string, args ...string) ([]by
 	select {
 	case err = <-done:
 	case <-ctx.Done():
-		_ = cmd.Process.Kill()
-		return nil, fmt.Errorf("%s does not end: %w", name, ctx.Err())
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		return out, fmt.Errorf("%s does not end: %w", p.Path, ctx.Err())
 	}
 	if err == nil && rerr != nil && !errors.Is(rerr, os.ErrDeadlineExceeded) {
 		err = rerr
 	}
 	if err != nil {
-		return out, fmt.Errorf("%s: %w", name, err)
+		return out, fmt.Errorf("%s: %w", p.Path, err)
 	}
 	return out, nil
 }

@@ -2,7 +2,10 @@ package sysfs_test
 
 import (
 	"context"
+	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,5 +65,63 @@ func TestOutput(t *testing.T) {
 				t.Error("it waits for the program")
 			}
 		})
+	}
+}
+
+// What a program leaves running, with its output open, is not waited for; and a program that has to be killed takes its children
+// with it.
+func TestExecuteWithChildren(t *testing.T) {
+	host, err := sysfs.New("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := t.TempDir() + "/child"
+	child := func(script string) sysfs.Program {
+		return sysfs.Program{Path: "/bin/sh", Args: []string{"-c", script}, Env: []string{"PATH=/usr/bin:/bin", "FILE=" + file}, Stderr: true}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+	defer cancel()
+	out, err := host.Execute(ctx, child(`sleep 300 & echo $! >"$FILE"; echo done >&2`))
+	if err != nil || string(out) != "done\n" {
+		t.Errorf("it printed %q, %v", out, err)
+	}
+	pid := func() int {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	left := pid()
+	if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+		t.Errorf("what it left running was killed: %v", err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithCancel(context.Background())
+	go func() {
+		for {
+			if b, err := os.ReadFile(file); err == nil && len(b) > 1 {
+				cancel()
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if _, err := host.Execute(ctx, child(`sleep 300 & echo $! >"$FILE"; wait`)); err == nil {
+		t.Error("it ended well")
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if b, err := os.ReadFile("/proc/" + strconv.Itoa(pid()) + "/status"); err != nil || strings.Contains(string(b), "Z (zombie)") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("its child runs still")
+		}
 	}
 }

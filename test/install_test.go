@@ -135,7 +135,9 @@ func installChanges(t *testing.T, base *sysfstest.Host) (all []installChange) {
 	if diff := sysfstest.Diff(before, x.installTree()); diff != "" {
 		t.Fatalf("install and uninstall leave the host different:\n%s", diff)
 	}
-	if !slices.ContainsFunc(all, func(c installChange) bool { return c.change.Op == "rename" && c.change.Path == "/etc/libvirt/hooks/qemu" }) {
+	if !slices.ContainsFunc(all, func(c installChange) bool {
+		return c.change.Op == "rename" && c.change.Path == "/etc/libvirt/hooks/qemu"
+	}) {
 		t.Fatalf("the old hook was not moved: %v", all)
 	}
 	return all

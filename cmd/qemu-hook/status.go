@@ -130,6 +130,9 @@ func gatherStatus(h *hook.Host) *statusReport {
 		s.Pools = append(s.Pools, poolStatus{key, d.Owed})
 	}
 	slices.SortFunc(s.Pools, func(a, b poolStatus) int { return strings.Compare(a.Pool, b.Pool) })
+	if by := h.SwitchedOff(); by != "" {
+		s.Problems = append(s.Problems, "switched off by "+by+": no guest that needs anything starts")
+	}
 	for address := range h.Ledger.Wedged {
 		if why := h.Stuck(address); why != "" {
 			s.Problems = append(s.Problems, address+" is stuck in the kernel: "+why)

@@ -12,10 +12,11 @@ import (
 	"qemu-hook/hook"
 )
 
-// Steps returns the steps in the order in which they act. What is stopped gives its memory back, so that comes first; then
+// Steps returns the steps in the order in which they act. Own commands come first of all, even of the plan. What is stopped gives its memory back, so that comes first; then
 // the memory, which is what most likely falls short.
 func Steps() []hook.Step {
 	return []hook.Step{
+		runStep{},
 		quiesceStep{},
 		hugepagesStep{},
 		cpusStep{},
@@ -69,6 +70,10 @@ func NewPlan(ctx context.Context, h *hook.Host, n *domain.Needs) (*Plan, error) 
 // newPlan plans; quiet says that what is to be stopped is stopped.
 func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*Plan, error) {
 	p := &Plan{Guest: n.Guest, quiet: quiet, needs: n}
+	if by := h.SwitchedOff(); by != "" {
+		p.Refusals = []string{"qemu-hook is switched off by " + by + "; guests that need nothing of it start"}
+		return p, nil
+	}
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
 	}
@@ -136,7 +141,10 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 	if err := clearOldRun(ctx, h, n.Guest); err != nil {
 		return nil, err
 	}
-	plan, err := planAfresh(ctx, h, n)
+	var plan *Plan
+	if err = runBefore(ctx, h, n, by); err == nil {
+		plan, err = planAfresh(ctx, h, n)
+	}
 	if err == nil {
 		if reasons := plan.reasons(); len(reasons) > 0 {
 			err = &hook.Refusal{Guest: n.Guest.Name, Reasons: reasons}

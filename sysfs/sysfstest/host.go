@@ -51,7 +51,8 @@ type Host struct {
 	changes int
 	before  func(Change) error
 	after   func(Change) error
-	local   string // directory of the copies that Local hands out
+	local   string             // directory of the copies that Local hands out
+	added   map[string]Program // programs that a test has added, by path
 }
 
 // Name returns the name the host was parsed under.
@@ -70,7 +71,7 @@ func (h *Host) Clone() *Host {
 		autoprobe: h.autoprobe, probeErr: maps.Clone(h.probeErr),
 		loadOrder: slices.Clone(h.loadOrder),
 		units:     maps.Clone(h.units), handed: slices.Clone(h.handed),
-		irqDefault: h.irqDefault,
+		irqDefault: h.irqDefault, added: maps.Clone(h.added),
 	}
 	c.cond = sync.NewCond(&c.mu)
 	c.processes = maps.Clone(h.processes)

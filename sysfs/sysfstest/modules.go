@@ -2,11 +2,14 @@ package sysfstest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
 	"syscall"
+
+	"qemu-hook/sysfs"
 )
 
 // module is a kernel module that the host has, loaded or not, or a part of the kernel itself.
@@ -268,9 +271,29 @@ func (v VFS) Run(name string, args []string, pid int) error {
 
 // Output executes a program of the host and returns what it prints.
 func (v VFS) Output(name string, args []string, pid int) (out string, err error) {
+	return v.execute(name, args, nil, pid)
+}
+
+// A Program stands for a program of the host: it is given arguments and environment, and returns what it prints and its exit
+// status.
+type Program func(args, env []string) (out string, status int)
+
+// AddProgram makes an executable file of root's. Where it is run as a process its environment is not known.
+func (h *Host) AddProgram(name string, run Program) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.added == nil {
+		h.added = map[string]Program{}
+	}
+	h.added[name] = run
+	h.text(name, 0o755, script(name))
+}
+
+func (v VFS) execute(name string, args, env []string, pid int) (out string, err error) {
 	v.h.mu.Lock()
 	n, err := v.h.walk(name, true)
-	known := err == nil && slices.Contains(v.h.kernel.programs, name)
+	added := v.h.added[name]
+	known := err == nil && (added != nil || slices.Contains(v.h.kernel.programs, name))
 	v.h.mu.Unlock()
 	switch {
 	case err != nil:
@@ -282,7 +305,14 @@ func (v VFS) Output(name string, args []string, pid int) (out string, err error)
 	err = v.h.change(c, func() error {
 		var code int
 		var err error
-		if name == v.h.kernel.nvidiaSMI {
+		if added != nil {
+			v.h.mu.Unlock()
+			out, code = added(args, env)
+			v.h.mu.Lock()
+			if code != 0 {
+				err = errors.New(strings.TrimSpace(out))
+			}
+		} else if name == v.h.kernel.nvidiaSMI {
 			out, code, err = v.h.nvidiaSMI(args)
 		} else if err = v.h.modprobe(args); err != nil {
 			code = 1
@@ -377,11 +407,11 @@ func (k inProcess) Run(ctx context.Context, name string, args ...string) error {
 	return k.v.Run(name, args, 0)
 }
 
-// Output executes a program in process and returns what it prints.
-func (k inProcess) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+// Execute runs a program in process and returns what it prints.
+func (k inProcess) Execute(ctx context.Context, p sysfs.Program) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	out, err := k.v.Output(name, args, 0)
+	out, err := k.v.execute(p.Path, p.Args, p.Env, 0)
 	return []byte(out), err
 }

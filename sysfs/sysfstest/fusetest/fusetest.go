@@ -117,8 +117,10 @@ func (k kernel) Run(ctx context.Context, name string, args ...string) error {
 	return k.command(ctx, name, args).Run()
 }
 
-func (k kernel) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
-	return k.command(ctx, name, args).Output()
+func (k kernel) Execute(ctx context.Context, p sysfs.Program) ([]byte, error) {
+	cmd := k.command(ctx, p.Path, p.Args)
+	cmd.Env = p.Env
+	return cmd.Output()
 }
 
 // UnloadModule does as the real one under a root that is not "/", but by these programs.

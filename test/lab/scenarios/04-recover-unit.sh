@@ -1,7 +1,8 @@
 # shows: qemu-hook-recover.service gives back what nobody will release before libvirtd starts again, and leaves what runs and what was prepared by hand
 explain 'run of libvirtd.service: .*' "it was killed"
 explain 'file /etc/systemd/system.*' "the unit is installed for this scenario"
-explain 'unit qemu-hook-recover.service.*' "it has run"
+explain 'unit qemu-hook-recover.service: .*' "it has run"
+explain 'unit virtqemud.service: .*' "the unit names it"
 explain 'run of qemu-hook-recover.service: .*' "it has run"
 unit=/etc/systemd/system/qemu-hook-recover.service
 install -m 644 /run/lab/dist/qemu-hook-recover.service "$unit"
@@ -13,8 +14,8 @@ recovered() { journalctl -q --sync; journalctl -q -o cat -u qemu-hook-recover.se
 libvirtd_again() {
 	until_true 60 systemctl -q is-active libvirtd
 	until_true 60 virsh -q list
-	is "the unit's result" "$(systemctl show -P Result qemu-hook-recover.service)" success
 	recovered
+	is "the unit's result" "$(systemctl show -P Result qemu-hook-recover.service)" success
 }
 
 define win

@@ -1,0 +1,131 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"qemu-hook/sysfs"
+)
+
+const ownCommandKind = "command"
+
+// An OwnCommand runs a program of the administrator's before a guest is prepared, and another one after it was given back. They
+// are given no shell, and the guest's name, its UUID and the operation in the environment.
+type OwnCommand struct {
+	Before   []string      `json:"before,omitempty"` // path and arguments
+	After    []string      `json:"after,omitempty"`
+	Deadline time.Duration `json:"deadline"` // of each
+	Guest    string        `json:"guest"`
+	UUID     string        `json:"uuid"`
+	// Done says that Before has run.
+	Done bool `json:"done,omitempty"`
+}
+
+func (c *OwnCommand) Kind() string { return ownCommandKind }
+
+func (c *OwnCommand) Subject() string {
+	return strings.Join(c.Before, " ") + " | " + strings.Join(c.After, " ")
+}
+
+func (c *OwnCommand) Target() string { return "run" }
+
+func (c *OwnCommand) String() string {
+	var s []string
+	if len(c.Before) > 0 {
+		s = append(s, strings.Join(c.Before, " ")+" before all else")
+	}
+	if len(c.After) > 0 {
+		s = append(s, strings.Join(c.After, " ")+" when all is given back")
+	}
+	return "run " + strings.Join(s, ", ")
+}
+
+// Do runs Before, once: a preparation that is completed does not run it again.
+func (c *OwnCommand) Do(ctx context.Context, h *Host) error {
+	if c.Done || len(c.Before) == 0 {
+		return nil
+	}
+	if err := c.run(ctx, h, c.Before, "prepare"); err != nil {
+		return err
+	}
+	c.Done = true
+	return h.amend(c)
+}
+
+func (c *OwnCommand) Verify(*Host) error { return nil }
+
+// Undo runs After. However that ends, it has run: a program that always fails must not keep its guest from ever being prepared
+// again. One that this process does not live to see the end of runs again.
+func (c *OwnCommand) Undo(ctx context.Context, h *Host) error {
+	if len(c.After) == 0 {
+		return nil
+	}
+	if err := c.run(ctx, h, c.After, "release"); err != nil {
+		h.Logf(Warning, "%v", err)
+	}
+	return nil
+}
+
+func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operation string) error {
+	if why := h.UntrustedProgram(command[0]); why != "" {
+		return fmt.Errorf("cannot run %s for %s: %s", command[0], c.Guest, why)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
+	defer cancel()
+	out, err := h.Execute(ctx, sysfs.Program{
+		Path: command[0], Args: command[1:], Stderr: true,
+		Env: []string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin", "LC_ALL=C.UTF-8",
+			"QEMU_HOOK_GUEST=" + c.Guest, "QEMU_HOOK_UUID=" + c.UUID, "QEMU_HOOK_OPERATION=" + operation,
+		},
+	})
+	said := lastLine(string(out))
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s for %s has not ended within its deadline of %s and was killed", command[0], c.Guest, c.Deadline)
+	case err != nil && said != "":
+		return fmt.Errorf("%s for %s failed: %s", command[0], c.Guest, said)
+	case err != nil:
+		return fmt.Errorf("cannot run %s for %s: %w", command[0], c.Guest, err)
+	}
+	h.Logf(Info, "%s has run for %s", command[0], c.Guest)
+	return nil
+}
+
+// lastLine returns the last line of a program's output that says anything, fit for a message.
+func lastLine(out string) string {
+	const most = 120
+	for _, line := range slices.Backward(strings.Split(out, "\n")) {
+		if line = strings.TrimSpace(configLine(line)); line == "" {
+			continue
+		}
+		if r := []rune(line); len(r) > most {
+			line = string(r[:most]) + "…"
+		}
+		return line
+	}
+	return ""
+}
+
+// UntrustedProgram says why a program is not to be run as root, "" if nothing speaks against it.
+func (h *Host) UntrustedProgram(file string) string {
+	st, err := h.Stat(file)
+	switch {
+	case err != nil:
+		return (&sysfs.Error{Op: "look at", Path: file, Err: err}).Error()
+	case st.Type() != syscall.S_IFREG:
+		return "it is no regular file"
+	case st.UID != 0:
+		return fmt.Sprintf("it belongs to user %s, who could change it; chown root %s", h.UserName(st.UID), file)
+	case st.Perm()&0o022 != 0:
+		return fmt.Sprintf("others can write to it (mode %04o); chmod go-w %s", st.Perm(), file)
+	case st.Perm()&0o111 == 0:
+		return fmt.Sprintf("it is not executable; chmod +x %s", file)
+	}
+	return ""
+}

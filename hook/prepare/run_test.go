@@ -1,0 +1,171 @@
+package prepare_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"qemu-hook/domain"
+	"qemu-hook/hook"
+	"qemu-hook/sysfs/sysfstest"
+)
+
+// ownCommands gives the rig's host two programs that note when they run and what they find, and a configuration that runs them.
+func ownCommands(r *rig, n *domain.Needs) *[]string {
+	r.t.Helper()
+	var ran []string
+	for _, name := range []string{"/usr/local/sbin/first", "/usr/local/sbin/last"} {
+		r.model.AddProgram(name, func(args, env []string) (string, int) {
+			driver, err := r.model.FS().PCIDriver(n.PCI[0].Address)
+			if err != nil {
+				r.t.Error(err)
+			}
+			ran = append(ran, name+" "+strings.Join(args, " ")+" on "+driver)
+			operation := "prepare"
+			if name == "/usr/local/sbin/last" {
+				operation = "release"
+			}
+			for _, want := range []string{"QEMU_HOOK_GUEST=" + n.Guest.Name, "QEMU_HOOK_UUID=" + n.Guest.UUID, "QEMU_HOOK_OPERATION=" + operation} {
+				if !slices.Contains(env, want) {
+					r.t.Errorf("%s: no %s in %q", name, want, env)
+				}
+			}
+			if slices.Contains(args, "fail") {
+				return "stopping\nthe array is not clean\n", 3
+			}
+			return "", 0
+		})
+	}
+	r.configure(`[[guest.` + n.Guest.Name + `.run]]
+before = ["/usr/local/sbin/first", "a b"]
+after = ["/usr/local/sbin/last", "c"]
+`)
+	return &ran
+}
+
+// guestConfig has the rig's configuration be that of a guest.
+func (r *rig) guestConfig(name string) {
+	r.t.Helper()
+	c, err := r.config.ForGuest(name, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.config = c
+}
+
+// Own commands run once each: before all else, and after all else.
+func TestOwnCommands(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	ran := ownCommands(r, n)
+	r.guestConfig(n.Guest.Name)
+	before := r.snapshot()
+	for range 2 { // completing a preparation runs nothing again
+		if err := r.prepare(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.release(n); err != nil {
+		t.Error(err)
+	}
+	driver, err := r.model.FS().PCIDriver(n.PCI[0].Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"/usr/local/sbin/first a b on " + driver, "/usr/local/sbin/last c on " + driver}
+	if !slices.Equal(*ran, want) {
+		t.Errorf("what has run:\n%s\nwant:\n%s", strings.Join(*ran, "\n"), strings.Join(want, "\n"))
+	}
+	r.wantAsBefore(before, "after release")
+}
+
+// A command that fails refuses the guest with what it said last, and what is to run afterwards does.
+func TestOwnCommandRefuses(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	ran := ownCommands(r, n)
+	r.configure(`run = [{before = ["/usr/local/sbin/first", "fail"], after = ["/usr/local/sbin/last"]}]`)
+	before := r.snapshot()
+	err := r.prepare(n)
+	want := "/usr/local/sbin/first for " + n.Guest.Name + " failed: the array is not clean"
+	var refusal *hook.Refusal
+	if !errors.As(err, &refusal) || len(refusal.Reasons) != 1 || refusal.Reasons[0] != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if len(*ran) != 2 || !strings.HasPrefix((*ran)[1], "/usr/local/sbin/last") {
+		t.Errorf("what has run: %q", *ran)
+	}
+	r.wantAsBefore(before, "after the refusal")
+}
+
+// A command that others could have written is not run: whoever could change it would be root.
+func TestOwnCommandOfOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(m *sysfstest.Host, file string)
+		says  string
+	}{
+		"another user's":     {func(m *sysfstest.Host, file string) { m.SetOwner(file, 1000, 0, 0o755) }, "chown root /usr/local/sbin/last"},
+		"writable by others": {func(m *sysfstest.Host, file string) { m.SetOwner(file, 0, 0, 0o775) }, "chmod go-w /usr/local/sbin/last"},
+		"not executable":     {func(m *sysfstest.Host, file string) { m.SetOwner(file, 0, 0, 0o644) }, "chmod +x /usr/local/sbin/last"},
+		"gone":               {func(m *sysfstest.Host, file string) { m.Remove(file) }, "no such file"},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			r := newRig(t, "fern")
+			n := loadNeeds(t, "demo")
+			ran := ownCommands(r, n)
+			r.guestConfig(n.Guest.Name)
+			c.spoil(r.model, "/usr/local/sbin/last")
+			before := r.snapshot()
+			if err := r.prepare(n); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want %q", err, c.says)
+			}
+			if len(*ran) != 0 {
+				t.Errorf("what has run: %q", *ran)
+			}
+			r.wantAsBefore(before, "after the refusal")
+		})
+	}
+}
+
+// Killed at each change, the program has run what is to run afterwards by the time the host is as before, and never before that.
+func TestOwnCommandsKilled(t *testing.T) {
+	base := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	points := 0
+	for at := 1; ; at++ {
+		r := base.clone()
+		ran := ownCommands(r, n)
+		r.guestConfig(n.Guest.Name)
+		before := r.snapshot()
+		count := 0
+		r.model.OnChange(func(sysfstest.Change) error {
+			if count++; count == at {
+				panic(errKilled)
+			}
+			return nil
+		})
+		died := killed(func() {
+			if err := r.prepare(n); err != nil {
+				t.Error(err)
+			}
+			if err := r.release(n); err != nil {
+				t.Error(err)
+			}
+		})
+		r.model.OnChange(nil)
+		if !died {
+			break
+		}
+		points++
+		r.recovered(n.Guest.Name)
+		if l := len(*ran); l > 0 && !strings.HasPrefix((*ran)[l-1], "/usr/local/sbin/last") {
+			t.Errorf("killed at change %d: what has run: %q", at, *ran)
+		}
+		r.wantAsBefore(before, "killed and recovered")
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	t.Logf("%d kill points", points)
+}
