@@ -45,7 +45,7 @@ func (h *Host) Remember(uuid, name string, reasons []string) error {
 	delete(past, uuid)
 	if len(reasons) > 0 {
 		past[uuid] = PastRefusal{Name: name, At: h.Now(), Reasons: reasons}
-		h.Logf(Err, "%s was refused: %s", name, strings.Join(reasons, "; "))
+		h.log(Err, name+" was refused: "+strings.Join(reasons, "; "))
 	}
 	if len(past) == 0 {
 		return h.State.WriteDocument(RefusalsDocument, nil)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"qemu-hook/hook"
 	"qemu-hook/sysfs/sysfstest"
 )
 
@@ -115,7 +116,7 @@ func killPoints(t *testing.T, p pair, b *bus, base *sysfstest.Host, g guest) []k
 		mu.Lock()
 		defer mu.Unlock()
 		beginnings := strings.HasPrefix(c.Path, stateDir+"/.") && c.Op != "rename"
-		if !p.whole && (beginnings || c.Path == stateDir+"/lock") {
+		if c.Path == stateDir+"/"+hook.ReportsRing || !p.whole && (beginnings || c.Path == stateDir+"/lock") {
 			return nil
 		}
 		// Of systemd's changes it cannot be told who asked, but it is no child.

@@ -46,6 +46,7 @@ func commands() []command {
 		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
 		{name: "check", args: "[NAME]", text: helpCheck, only: true, run: runCheck},
 		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
+		{name: "log", args: "[NAME]", text: helpLog, json: true, noIO: true, flags: logFlags, run: runLog},
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
@@ -186,7 +187,9 @@ func runOp(op string) func(options, []string) error {
 			return nil
 		}
 		warnOnStderr(h)
-		if err := act(h, o, op, n, hook.Caller{ByHand: true}); err != nil {
+		stop := showProgress(h)
+		err = act(h, o, op, n, hook.Caller{ByHand: true})
+		if stop(); err != nil {
 			return err
 		}
 		out("%s: %s done", n.Guest.Name, op)
@@ -365,7 +368,7 @@ func runRecover(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	h.Event.Op = "recover"
+	h.Event = hook.LogFields{Op: "recover", Guest: name}
 	if cfg, err := loadConfig(h, o); err == nil {
 		h.Config = cfg
 	}
@@ -380,10 +383,12 @@ func runRecover(o options, args []string) error {
 	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)
+	stop := showProgress(h)
 	err = locked(context.Background(), h, o, "recover", name, func() error {
 		all, err = release.Recover(context.Background(), h, name)
 		return err
 	})
+	stop()
 	failed := err != nil
 	for _, r := range all {
 		switch {

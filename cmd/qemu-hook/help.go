@@ -24,8 +24,10 @@ Flags, before or after the name:
                  any within 2 s, else the definition that libvirt stores for NAME
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
-  --json         for programs: plan, needs, status, holders, groups
+  --json         for programs: plan, needs, status, log, holders, groups
   --config-only  check: read the configuration alone, whoever owns it
+  --all          log: all that is remembered
+  --follow       log: what comes, as it comes
   --dry-run      install, uninstall: say what would be done
   --replace      install: move aside what is in the way
 
@@ -70,6 +72,10 @@ Nothing is changed. The exit status is 1 if there is a reason. With --config-onl
 configuration is read, by default /etc/qemu-hook/config.toml, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
+	helpLog = `what became of a guest's last run, step by step
+Each step has its result and its seconds; a refusal has its reasons. Without a name it is the run of
+the guest of the last event. With --all it is everything that is remembered, also by the journal. With
+--follow events are shown as they come, until it is interrupted.`
 	helpRecover = `give back what guests that no longer run still hold
 Without a name all such guests, but for those that were prepared by hand: they may be about to
 start. With a name that guest, unless it runs.`

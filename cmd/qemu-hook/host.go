@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,6 +57,23 @@ func newHost(o options) (*hook.Host, error) {
 // journalLog sends a message to the journal; without one it is lost, as libvirt keeps nothing of a hook that succeeds.
 func journalLog(s hook.Severity, msg string, about hook.LogFields) {
 	_ = journal.Send(msg, journal.Priority(s), journalFields(about))
+}
+
+// reportMessage is the MESSAGE_ID by which the journal finds reports again.
+const reportMessage = "5f2c6d0b8e9b4c6f9d6a0c1e7b3d4a92"
+
+// sendReport has the journal keep a report: it outlives the reboot.
+func sendReport(h *hook.Host, r *hook.Report) {
+	if h.Log == nil {
+		return
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return
+	}
+	fields := journalFields(h.Event)
+	fields["MESSAGE_ID"], fields["QEMU_HOOK_REPORT"] = reportMessage, string(line)
+	_ = journal.Send(r.Title(), journal.PriInfo, fields)
 }
 
 // journalFields are what journalctl can be asked for: journalctl QEMU_HOOK_GUEST=win11.

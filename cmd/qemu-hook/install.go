@@ -287,6 +287,12 @@ func overlooked(h *hook.Host, o options) string {
 	if err != nil || in.Unaware == nil || !in.Unaware.Alive(h.FS) {
 		return ""
 	}
+	reports, _ := h.Reports()
+	if st, err := os.Lstat(in.path(hookLink)); err != nil || slices.ContainsFunc(reports, func(r *hook.Report) bool {
+		return r.Op == "prepare" && !r.ByHand && r.At.After(changed(st))
+	}) {
+		return ""
+	}
 	return fmt.Sprintf("%s (pid %d) is older than the hook, and has not called it: sudo systemctl reload %[1]s, unless that was done",
 		daemonName(h, in.Unaware), in.Unaware.PID)
 }
