@@ -166,12 +166,12 @@ func moving(o options, what string, f func(*hook.Host, *installation) error) err
 			return err
 		}
 	}
-	if _, err := os.Lstat(filepath.Join(o.root, "/etc/NIXOS")); err == nil {
+	if exists(filepath.Join(o.root, "/etc/NIXOS")) {
 		return errors.New("this is NixOS, which makes its files anew from its configuration; use qemu-hook's module, or virtualisation.libvirtd.hooks.qemu")
 	}
 	h, err := newHost(o)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && o.root != "":
+	case errors.Is(err, fs.ErrNotExist) && !exists(filepath.Join(o.root, stateDir)):
 		h = nil // a tree of files, such as an image: no kernel, no guests
 	case err != nil:
 		return err
@@ -242,7 +242,7 @@ func tell(h *hook.Host, in *installation, parts []*part) {
 	units := false
 	for _, p := range parts {
 		units = units || strings.HasPrefix(p.Path, unitDir+"/")
-		if _, err := os.Lstat(in.path(p.Path)); err == nil {
+		if exists(in.path(p.Path)) {
 			there = append(there, in.path(p.Path))
 		}
 	}

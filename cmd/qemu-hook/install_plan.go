@@ -40,8 +40,7 @@ func planInstall(in *installation, program []byte, replace bool) (*installPlan, 
 
 	unit := unitDir + "/" + dist.RecoverUnit
 	packaged := slices.IndexFunc(packagedUnits(), func(dir string) bool {
-		_, err := os.Lstat(in.path(dir + "/" + dist.RecoverUnit))
-		return err == nil
+		return exists(in.path(dir + "/" + dist.RecoverUnit))
 	})
 	if packaged >= 0 {
 		unit = packagedUnits()[packaged] + "/" + dist.RecoverUnit
@@ -112,7 +111,7 @@ func (p *installPlan) link(in *installation, path, to string, replace bool) {
 		p.there = append(p.there, path)
 		return
 	}
-	if _, err := os.Lstat(in.path(path)); err == nil {
+	if exists(in.path(path)) {
 		aside := path + ".qemu-hook-replaced"
 		if isHook(path) {
 			aside = replacedDir + strings.TrimPrefix(path, hooksDir)

@@ -201,7 +201,7 @@ func (in *installation) undo(p *part) (left string, err error) {
 			return p.Path + " is left: somebody else has something in it", nil
 		}
 	case partAside:
-		if _, err := os.Lstat(in.path(p.To)); errors.Is(err, fs.ErrNotExist) {
+		if !exists(in.path(p.To)) {
 			return "", nil // never moved, or moved back
 		}
 		err = rename(in.path(p.To), path)
@@ -251,6 +251,12 @@ func sum(b []byte) string {
 func sameContent(file string, content []byte) bool {
 	b, err := os.ReadFile(file)
 	return err == nil && bytes.Equal(b, content)
+}
+
+// exists reports whether there is anything under a name, be it a link to nowhere.
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 // rename never replaces anything.
