@@ -75,6 +75,32 @@ func (m *memory) backends() ([]Backend, error) {
 	return rows, nil
 }
 
+// whole returns the guest's memory in bytes, on whatever pages: that of its NUMA cells with the <memory> devices, else <memory>,
+// which counts both. 0 if the XML does not say.
+func (m *memory) whole() uint64 {
+	var sum uint64
+	add := func(value uint64, unit string, align uint64) {
+		if bytes, err := memorySize(value, unit); err == nil && sum < maxMemory {
+			sum += roundUp(bytes, align)
+		}
+	}
+	if len(m.cells) == 0 {
+		if m.total != nil {
+			add(uint64(m.total.Value), m.total.Unit, alignCell)
+		}
+		return sum
+	}
+	for _, c := range m.cells {
+		add(uint64(c.Memory), c.Unit, alignCell)
+	}
+	for _, d := range m.modules {
+		if d.target.Size != nil {
+			add(uint64(d.target.Size.Value), d.target.Size.Unit, alignModule)
+		}
+	}
+	return sum
+}
+
 // initialBackend is the one backend of a guest without NUMA cells. <memory> counts the modules as well, of every model.
 func (m *memory) initialBackend(pages []pageSize) ([]Backend, error) {
 	page, ok := choosePage(pages, -1)

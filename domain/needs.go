@@ -1,7 +1,12 @@
 // Package domain reads a libvirt domain XML and says what the guest needs of its host.
 package domain
 
-import "qemu-hook/cpuset"
+import (
+	"fmt"
+	"strings"
+
+	"qemu-hook/cpuset"
+)
 
 // Namespace is the XML namespace of the project's own elements in <metadata>:
 //
@@ -27,14 +32,38 @@ type Needs struct {
 	Shm    []File
 	KVMFR  []File
 
+	// Size is how large the guest is, whatever of that it needs of this program.
+	Size Size `json:"-"`
+
 	// Metadata is the content of the project's own elements in <metadata>, for the configuration; nil if none.
 	Metadata []byte
+	// Details are asides for `check`.
+	Details Details `json:"-"`
 }
 
 // Guest names a domain.
 type Guest struct {
 	Name string
 	UUID string // lower case with dashes
+}
+
+// CheckName refuses a name that no guest of libvirt's has that can start: it keeps files that are named after guests.
+func (g Guest) CheckName() error {
+	const most = 255 // NAME_MAX
+	switch {
+	case strings.ContainsAny(g.Name, "/\n\r"):
+		return fmt.Errorf("<name>: %s has a slash or a line break in it, which no guest's name has", quote(g.Name))
+	case len(g.Name) > most:
+		return fmt.Errorf("<name>: %s has %d bytes, and the name of a file has at most %d", quote(g.Name), len(g.Name), most)
+	}
+	return nil
+}
+
+// Size is how large a guest is.
+type Size struct {
+	VCPUs     int
+	Bytes     uint64 // of memory, as QEMU has it at the start; 0 if the XML does not say or what it says cannot be
+	IOThreads int
 }
 
 // A Function is a PCI function the domain asks for.

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
+
+	"qemu-hook/cpuset"
 )
 
 // qemuSpace is the namespace of <qemu:commandline>, whatever prefix the document gives it.
@@ -16,8 +19,8 @@ const qemuSpace = "http://libvirt.org/schemas/domain/qemu/1.0"
 // Parse reads a domain XML as libvirt hands it to its hooks, as `virsh dumpxml` prints it, or as a person writes it.
 //
 // Only the elements that say what the host must have are read, each into the type that libvirtxml has for it;
-// all others are passed over, so that a domain of a newer libvirt parses too. At most 4 MiB, 50 000 elements and
-// 256 levels are taken. An error names the line, the element, the value and what is allowed.
+// all others are passed over, so that a domain of a newer libvirt parses too. At most 4 MiB, 50 000 elements, 256 levels and
+// 1024 devices of a kind are taken. An error names the line, the element, the value and what is allowed.
 //
 // The guest's name and UUID are "" where the XML has none, which libvirt's own never lacks.
 //
@@ -42,9 +45,23 @@ func Parse(r io.Reader) (*Needs, error) {
 func plain(err error) error {
 	var syntax *xml.SyntaxError
 	if errors.As(err, &syntax) {
-		return fmt.Errorf("it is not well-formed: %s", syntax.Msg)
+		return fmt.Errorf("it is not well-formed: %s", printable(syntax.Msg))
 	}
 	return err
+}
+
+// printable is a message of the decoder's, which has names from the document in it, of whatever length and in whatever bytes.
+func printable(msg string) string {
+	const most = 200
+	if len(msg) > most {
+		msg = msg[:most] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(msg, "?"))
 }
 
 // parser collects what the XML says. What depends on several elements, which may stand in any order, is worked out at
@@ -54,6 +71,7 @@ type parser struct {
 
 	name, uuid *string
 	vcpu       *libvirtxml.DomainVCPU
+	iothreads  *string
 	pins       pins
 	memory     memory
 	functions  []Function
@@ -61,10 +79,11 @@ type parser struct {
 	shm        []File
 	args       []string
 	metadata   []byte
+	details    Details
 }
 
 func (p *parser) needs() (*Needs, error) {
-	n := &Needs{PCI: p.functions, LibvirtPCI: p.libvirtPCI, Shm: p.shm, Metadata: p.metadata}
+	n := &Needs{PCI: p.functions, LibvirtPCI: p.libvirtPCI, Shm: p.shm, Metadata: p.metadata, Details: p.details}
 	var err error
 	if p.name != nil {
 		n.Guest.Name = *p.name
@@ -83,12 +102,34 @@ func (p *parser) needs() (*Needs, error) {
 	if err := readCommandLine(p.args, n); err != nil {
 		return nil, err
 	}
+	n.Size = p.size()
 	n.PCI, n.Shm, n.KVMFR = uniqueFunctions(n.PCI), uniqueFiles(n.Shm), uniqueFiles(n.KVMFR)
+	if len(n.PCI)+len(n.LibvirtPCI) > maxDevices || len(n.Shm)+len(n.KVMFR) > maxDevices {
+		return nil, fmt.Errorf("it asks for more than %d devices of a kind, which no guest can have", maxDevices)
+	}
 	return n, nil
 }
 
+// size works out how large the guest is. What makes no sense is libvirt's to refuse.
+func (p *parser) size() Size {
+	s := Size{VCPUs: 1, Bytes: p.memory.whole()}
+	if p.vcpu != nil {
+		s.VCPUs = int(min(max(p.vcpu.Value, 1), cpuset.Max))
+	}
+	if p.iothreads != nil {
+		if n, err := strconv.ParseUint(strings.TrimSpace(*p.iothreads), 10, 16); err == nil {
+			s.IOThreads = int(n)
+		}
+	}
+	return s
+}
+
 func (p *parser) domain(start xml.StartElement) error {
-	if start.Name.Local != "domain" || start.Name.Space != "" {
+	if start.Name.Space != "" {
+		return fmt.Errorf("the root element <%s> is of the namespace %s; libvirt's <domain> is of none",
+			clip(start.Name.Local), quote(start.Name.Space))
+	}
+	if start.Name.Local != "domain" {
 		return fmt.Errorf("the root element is <%s>, not <domain>; give what virsh dumpxml NAME prints",
 			clip(start.Name.Local))
 	}
@@ -115,6 +156,8 @@ func (p *parser) section(name xml.Name) handler {
 				return p.decode(p.vcpu, start)
 			}
 		}
+	case "iothreads":
+		return p.first(&p.iothreads)
 	case "memory":
 		return p.totalMemory
 	case "cputune":
@@ -125,6 +168,8 @@ func (p *parser) section(name xml.Name) handler {
 		return p.numaTune
 	case "cpu":
 		return p.cpu
+	case "os":
+		return p.system
 	case "devices":
 		return p.devices
 	case "metadata":
@@ -158,6 +203,12 @@ func (p *parser) devices(xml.StartElement) error {
 			return p.shmem
 		case "memory":
 			return p.memoryDevice
+		case "emulator":
+			return p.path("<emulator>")
+		case "filesystem":
+			return p.filesystem
+		case "video":
+			return p.video
 		}
 		return nil
 	})

@@ -278,26 +278,10 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		n, err := Parse(bytes.NewReader(data))
 		if err != nil {
+			tidy(t, err)
 			return
 		}
-		out, err := json.Marshal(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var view needsView
-		if err := json.Unmarshal(out, &view); err != nil {
-			t.Fatalf("%s: %v", out, err)
-		}
-		for _, fn := range n.PCI {
-			if got, err := ParseAddress(fn.Address); err != nil || got != fn.Address {
-				t.Errorf("address %q: %q, %v", fn.Address, got, err)
-			}
-		}
-		for _, file := range n.Shm {
-			if !strings.HasPrefix(file.Path, shmDir) || filepath.Clean(file.Path) != file.Path {
-				t.Errorf("shm file %q", file.Path)
-			}
-		}
+		wellMade(t, n)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"qemu-hook/cpuset"
 )
@@ -22,8 +23,9 @@ const (
 
 // Bounds on elements that are compared with one another. QEMU itself takes 128 NUMA nodes and 256 memory modules.
 const (
-	maxNodes = 1024
-	maxPins  = cpuset.Max
+	maxNodes   = 1024
+	maxPins    = cpuset.Max
+	maxDevices = 1024 // PCI functions, and files: each is looked at on the host, one after the other
 )
 
 // appendBounded appends an element to those of its name, if there are not too many.
@@ -223,7 +225,7 @@ func quote(s string) string { return strconv.Quote(clip(s)) }
 func clip(s string) string {
 	const most = 64
 	if len(s) > most {
-		return s[:most] + "…"
+		return strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s
 }

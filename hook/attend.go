@@ -55,8 +55,11 @@ func attendants(uuid string, g *Guest) []systemd.Transient {
 // startAttendants starts the units that run beside the guest, where there is systemd.
 func (h *Host) startAttendants(ctx context.Context, uuid string, g *Guest) error {
 	units := attendants(uuid, g)
-	if len(units) == 0 || !h.Exists("/run/systemd/system") {
+	if len(units) == 0 {
 		return nil
+	}
+	if there, err := h.HasSystemd(); err != nil || !there {
+		return err
 	}
 	if !g.Attended {
 		g.Attended = true

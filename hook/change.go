@@ -2,7 +2,6 @@ package hook
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -55,8 +54,8 @@ func decode(r journal.Record) (Change, error) {
 		return nil, fmt.Errorf("cannot undo a change of kind %q: this version does not know it; "+
 			"use the version that made it", r.Kind)
 	}
-	if err := json.Unmarshal(r.Data, c); err != nil {
-		return nil, fmt.Errorf("cannot read the record of a change of kind %q: %w", r.Kind, err)
+	if err := journal.DecodeKnown(r.Data, c); err != nil {
+		return nil, fmt.Errorf("cannot read the record of a change of kind %q: %w; use the version that made it", r.Kind, err)
 	}
 	return c, nil
 }

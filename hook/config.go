@@ -13,8 +13,8 @@ import (
 // Config is what the host's administrator decides, /etc/qemu-hook/config.toml. [ConfigKeys] documents every key.
 type Config struct {
 	Enabled      bool
-	Required     []string // names of steps
-	Steps        ConfigSteps
+	Required     []string        // names of steps
+	Steps        map[string]bool // which are on, by name
 	CPUs         ConfigCPUs
 	Hugepages    ConfigHugepages
 	GPU          ConfigGPU
@@ -32,11 +32,6 @@ type Config struct {
 
 	// guests are the [guest.NAME] tables, checked but not merged.
 	guests map[string][]configSetting
-}
-
-// ConfigSteps switches steps.
-type ConfigSteps struct {
-	Run, Quiesce, Hugepages, CPUs, Interrupts, Kernel, Frequency, Tunables, PCI, Shm, Inhibit bool
 }
 
 // ConfigCPUs is about the host CPUs.
@@ -210,7 +205,7 @@ func DefaultConfig() *Config {
 // ParseConfig reads a configuration file; name is its path, for the errors. Every mistake is in the error, as a
 // [*ConfigError], in the order of the lines.
 func ParseConfig(name string, data []byte) (*Config, error) {
-	settings, err := parseSettings(name, data, configMaxFile)
+	settings, err := parseSettings(name, data, MaxConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -258,6 +253,7 @@ func (c *Config) ForGuest(name string, metadata []byte) (*Config, error) {
 // clone copies what may be set. Lists are only ever replaced, never changed.
 func (c *Config) clone() *Config {
 	d := *c
+	d.Steps = maps.Clone(c.Steps)
 	d.Shm = maps.Clone(c.Shm)
 	d.Tunables = maps.Clone(c.Tunables)
 	d.GPU.GiveBack = maps.Clone(c.GPU.GiveBack)
@@ -268,34 +264,7 @@ func (c *Config) clone() *Config {
 }
 
 // StepEnabled reports whether a step is to run at all.
-func (c *Config) StepEnabled(name string) bool {
-	on := true
-	switch name {
-	case "run":
-		on = c.Steps.Run
-	case "quiesce":
-		on = c.Steps.Quiesce
-	case "hugepages":
-		on = c.Steps.Hugepages
-	case "cpus":
-		on = c.Steps.CPUs
-	case "interrupts":
-		on = c.Steps.Interrupts
-	case "kernel":
-		on = c.Steps.Kernel
-	case "frequency":
-		on = c.Steps.Frequency
-	case "tunables":
-		on = c.Steps.Tunables
-	case "inhibit":
-		on = c.Steps.Inhibit
-	case "pci":
-		on = c.Steps.PCI
-	case "shm":
-		on = c.Steps.Shm
-	}
-	return c.Enabled && on
-}
+func (c *Config) StepEnabled(name string) bool { return c.Enabled && c.Steps[name] }
 
 // ShmOwner returns whom the shared-memory file is to belong to, and the table that says so: looking_glass for
 // /dev/shm/looking-glass and for looking_glass.files, shm.NAME for any other and for those that have one.

@@ -16,7 +16,7 @@ func TestParseConfigHostile(t *testing.T) {
 		}
 		return b.String()
 	}
-	n := configMaxFile
+	n := MaxConfig
 	for name, text := range map[string]string{
 		"dotted":       strings.Repeat("a.", n/2-4) + "a=1",
 		"dotted table": "[" + strings.Repeat("a.", n/2-4) + "a]",

@@ -67,7 +67,7 @@ func TestForGuestMetadata(t *testing.T) {
 		{"", "guest.other.enabled = false", "guest.other.enabled: only the host's file"},
 		{"", "nonsense", "<metadata> of win11:1: "},
 		{"", "enabledd = true", "<metadata> of win11:1: enabledd: no such key; did you mean enabled?"},
-		{"", strings.Repeat("#", configMaxMetadata+1), "at most 16384 are read"},
+		{"", strings.Repeat("#", configMaxMetadata+1), "has more than 16384 bytes"},
 	}
 	for _, test := range tests {
 		t.Run(test.meta[:min(40, len(test.meta))], func(t *testing.T) {

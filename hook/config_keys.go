@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -64,7 +65,7 @@ func (k configKey) deep() bool { return k.name == "tunables.NAME" }
 
 // configKeys is the one list of keys: the check, the defaults, the help and the README come from it.
 func configKeys() []configKey {
-	return []configKey{
+	keys := []configKey{
 		{
 			"enabled", true, "whether the hook does anything at all",
 			configBool(func(c *Config) *bool { return &c.Enabled }),
@@ -73,64 +74,14 @@ func configKeys() []configKey {
 		{
 			"required",
 			[]any{},
-			`steps without which a guest must not start, though they would only warn: of ` + configQuoted(configSteps()),
-			configList(func(c *Config) *[]string { return &c.Required }, configOneOf(configSteps()...)), "", nil,
+			`steps without which a guest must not start, though they would only warn: of ` + configQuoted(configStepNames()),
+			configList(func(c *Config) *[]string { return &c.Required }, configOneOf(configStepNames()...)), "", nil,
 		},
-		{
-			"steps.run", true, "run what [[run]] says",
-			configBool(func(c *Config) *bool { return &c.Steps.Run }),
-			"", nil,
-		},
-		{
-			"steps.quiesce", true, "look who uses the guest's functions, and stop what the configuration lists",
-			configBool(func(c *Config) *bool { return &c.Steps.Quiesce }),
-			"", nil,
-		},
-		{
-			"steps.hugepages", true, "allocate the guest's huge pages",
-			configBool(func(c *Config) *bool { return &c.Steps.Hugepages }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Hugepages) },
-		},
-		{
-			"steps.cpus", true, "keep the host off the guest's CPUs",
-			configBool(func(c *Config) *bool { return &c.Steps.CPUs }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.CPUs) },
-		},
-		{
-			"steps.interrupts", true, "keep the host's interrupts off the guest's CPUs, and send the guest's own there",
-			configBool(func(c *Config) *bool { return &c.Steps.Interrupts }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Interrupts) },
-		},
-		{
-			"steps.kernel", true, "keep workqueues and the kernel's threads off the guest's CPUs",
-			configBool(func(c *Config) *bool { return &c.Steps.Kernel }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Kernel) },
-		},
-		{
-			"steps.frequency", true, "give the guest's CPUs the governor, energy preference and latency that cpus.governor, cpus.epp and cpus.resume_latency say",
-			configBool(func(c *Config) *bool { return &c.Steps.Frequency }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Frequency) },
-		},
-		{
-			"steps.tunables", true, "set what [tunables] says",
-			configBool(func(c *Config) *bool { return &c.Steps.Tunables }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Tunables) },
-		},
-		{
-			"steps.inhibit", true, "keep the host from what inhibit says",
-			configBool(func(c *Config) *bool { return &c.Steps.Inhibit }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Inhibit) },
-		},
-		{
-			"steps.pci", true, "bind the guest's PCI functions to their vfio driver",
-			configBool(func(c *Config) *bool { return &c.Steps.PCI }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.PCI) },
-		},
-		{
-			"steps.shm", true, "make the guest's files in /dev/shm",
-			configBool(func(c *Config) *bool { return &c.Steps.Shm }),
-			metaNarrower, func(c *Config) int { return configRankBool(c.Steps.Shm) },
-		},
+	}
+	for _, s := range configSteps() {
+		keys = append(keys, s.key())
+	}
+	return append(keys, []configKey{
 		{
 			"cpus.isolate", string(IsolatePassthrough), `which guests have their CPUs to themselves: "passthrough" (those with a PCI function), ` +
 				`"pinned" (all with <vcpupin>) or "never"`,
@@ -349,14 +300,61 @@ func configKeys() []configKey {
 				`for Prometheus' textfile collector; "" for none`,
 			func(c *Config, _ []string, v any) error { return setConfigPath(&c.MetricsFile, v) }, "", nil,
 		},
-	}
+	}...)
 }
 
 const configMaxPages = 1 << 32
 
-// configSteps returns the names of the steps.
-func configSteps() []string {
-	return []string{"run", "quiesce", "hugepages", "cpus", "interrupts", "kernel", "frequency", "tunables", "pci", "shm", "inhibit"}
+// configStep is a step that can be switched off, or required.
+type configStep struct {
+	name, doc string
+	meta      configMeta // of the switch
+}
+
+// configSteps returns the steps in the order in which they act.
+func configSteps() []configStep {
+	return []configStep{
+		{"run", "run what [[run]] says", ""},
+		{"quiesce", "look who uses the guest's functions, and stop what the configuration lists", ""},
+		{"hugepages", "allocate the guest's huge pages", metaNarrower},
+		{"cpus", "keep the host off the guest's CPUs", metaNarrower},
+		{"interrupts", "keep the host's interrupts off the guest's CPUs, and send the guest's own there", metaNarrower},
+		{"kernel", "keep workqueues and the kernel's threads off the guest's CPUs", metaNarrower},
+		{"frequency", "give the guest's CPUs the governor, energy preference and latency that cpus.governor, cpus.epp and cpus.resume_latency say", metaNarrower},
+		{"tunables", "set what [tunables] says", metaNarrower},
+		{"pci", "bind the guest's PCI functions to their vfio driver", metaNarrower},
+		{"shm", "make the guest's files in /dev/shm", metaNarrower},
+		{"inhibit", "keep the host from what inhibit says", metaNarrower},
+	}
+}
+
+// configStepNames returns the names of the steps.
+func configStepNames() []string {
+	var names []string
+	for _, s := range configSteps() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// key is the step's switch.
+func (s configStep) key() configKey {
+	k := configKey{name: "steps." + s.name, def: true, doc: s.doc, meta: s.meta}
+	k.set = func(c *Config, _ []string, v any) error {
+		on, ok := v.(bool)
+		if !ok {
+			return errors.New("want true or false")
+		}
+		if c.Steps == nil {
+			c.Steps = map[string]bool{}
+		}
+		c.Steps[s.name] = on
+		return nil
+	}
+	if s.meta == metaNarrower {
+		k.rank = func(c *Config) int { return configRankBool(c.Steps[s.name]) }
+	}
+	return k
 }
 
 func configQuoted(names []string) string {

@@ -9,8 +9,10 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
+// MaxConfig is as many bytes as a configuration file may have.
+const MaxConfig = 64 << 10
+
 const (
-	configMaxFile     = 64 << 10 // bytes
 	configMaxMetadata = 16 << 10
 	configMaxErrors   = 20
 )
@@ -104,7 +106,7 @@ func parseSettings(name string, data []byte, most int) ([]configSetting, error) 
 	}
 	p := &configParser{name: name, keys: configKeys(), scratch: new(Config)}
 	if len(data) > most {
-		return nil, &ConfigError{File: name, Problem: fmt.Sprintf("has %d bytes; at most %d are read", len(data), most)}
+		return nil, &ConfigError{File: name, Problem: fmt.Sprintf("has more than %d bytes", most)}
 	}
 	if line := configTooDeep(data); line > 0 {
 		return nil, &ConfigError{File: name, Line: line, Problem: "is nested deeper than any key there is"}
@@ -165,7 +167,7 @@ func configBarePath(data []byte, line int) string {
 // configPlain puts a message of the decoder in the form of ours.
 func configPlain(s string) string {
 	s = strings.TrimSuffix(s, ".")
-	if s == "" {
+	if len(s) < 2 || strings.ToUpper(s[:2]) == s[:2] { // TOML
 		return s
 	}
 	return strings.ToLower(s[:1]) + s[1:]

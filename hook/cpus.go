@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"qemu-hook/cpuset"
-	"qemu-hook/sysfs"
 	"qemu-hook/systemd"
 )
 
@@ -62,7 +61,8 @@ func (h *Host) HostCPUs(claimed cpuset.Set) (cpuset.Set, error) {
 // SettleCPUs gives the host's slices and scopes the CPUs that the claims leave, or what they had before when no
 // claim is left. Units that cannot be settled are in the error; the others are settled all the same.
 //
-// Settled are the units that were narrowed before, and those named: a preparation names the configuration's.
+// Settled are the units that were narrowed before, and those named: a preparation names the configuration's. Of the others
+// one that somebody else has set meanwhile is left so, which is no error.
 func (h *Host) SettleCPUs(ctx context.Context, units ...string) error {
 	claimed := h.Ledger.Claims("").CPUs
 	if claimed.Empty() {
@@ -74,11 +74,6 @@ func (h *Host) SettleCPUs(ctx context.Context, units ...string) error {
 	}
 	if host.Empty() {
 		return fmt.Errorf("cannot keep the host off CPUs %s: none would be left for it", claimed)
-	}
-	for _, unit := range sortedKeys(h.Ledger.Units) {
-		if !slices.Contains(units, unit) {
-			units = append(units, unit)
-		}
 	}
 	return h.narrow(ctx, units, host)
 }
@@ -115,15 +110,25 @@ type narrowing struct {
 	done bool // it has them
 }
 
-// narrow limits the units to the host's CPUs. All is looked at and recorded first, then all is set, then all is read
-// back: the ledger is written once, and the units settle side by side.
-func (h *Host) narrow(ctx context.Context, names []string, host cpuset.Set) error {
+// narrow limits the units named, and those on record, to the host's CPUs. All is looked at and recorded first, then all is
+// set, then all is read back: the ledger is written once, and the units settle side by side.
+func (h *Host) narrow(ctx context.Context, named []string, host cpuset.Set) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	var errs error
+	names := slices.Clone(named)
 	fail := func(unit string, err error) {
-		if err != nil {
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrDrifted) && !slices.Contains(named, unit):
+			h.Logf(Warning, "%s: %v", unit, err)
+		default:
 			errs = errors.Join(errs, fmt.Errorf("cannot keep %s on CPUs %s: %w", unit, host, err))
+		}
+	}
+	for _, unit := range sortedKeys(h.Ledger.Units) {
+		if !slices.Contains(named, unit) {
+			names = append(names, unit)
 		}
 	}
 	var units []narrowing
@@ -183,7 +188,7 @@ func (h *Host) planNarrow(ctx context.Context, unit string, host, all cpuset.Set
 	}
 	// All CPUs are what a process that was killed while it lifted the limit had come to.
 	if b.drifted(now) && !now.Equal(all) {
-		return narrowing{}, fmt.Errorf("its CPUs were set to %q by somebody else", now)
+		return narrowing{}, fmt.Errorf("%w: its CPUs are %q", ErrDrifted, now)
 	}
 	b.Next = n.want
 	return n, nil
@@ -202,22 +207,36 @@ func (h *Host) unitBaseline(ctx context.Context, unit string) (*UnitBaseline, er
 	if err := h.CPUControl(); err != nil {
 		return nil, err
 	}
-	b := &UnitBaseline{Systemd: h.Exists("/run/systemd/system")}
-	if name := h.CgroupCPUs(unit); name != "" {
+	b := &UnitBaseline{}
+	var err error
+	if b.Systemd, err = h.HasSystemd(); err != nil {
+		return nil, err
+	}
+	name, err := h.CgroupCPUs(unit)
+	switch {
+	case err != nil:
+		return nil, err
+	case name != "":
 		v, err := h.Read(name)
 		if err != nil {
 			return nil, err
 		}
 		b.Cgroup = &v
-	} else if !b.Systemd {
+	case !b.Systemd:
 		return nil, errors.New("there is no systemd, and its cgroup has no cpuset.cpus")
 	}
-	var err error
 	if b.Allowed, err = h.UnitCPUs(ctx, unit, b.Systemd); err != nil {
 		return nil, err
 	}
 	if b.Systemd {
-		for dir := dropIn(unit); h.Ledger.newDropIn(dir) || !h.Exists(dir); dir = path.Dir(dir) {
+		for dir := dropIn(unit); ; dir = path.Dir(dir) {
+			there, err := h.Has(dir)
+			if err != nil {
+				return nil, err
+			}
+			if there && !h.Ledger.newDropIn(dir) {
+				break
+			}
 			b.NewDropIn = dir
 		}
 	}
@@ -253,7 +272,10 @@ func (h *Host) UnitCPUs(ctx context.Context, unit string, bySystemd bool) (cpuse
 	if bySystemd {
 		return h.Systemd.AllowedCPUs(ctx, unit)
 	}
-	name := h.CgroupCPUs(unit)
+	name, err := h.CgroupCPUs(unit)
+	if err != nil || name == "" {
+		return cpuset.Set{}, err
+	}
 	v, err := h.Read(name)
 	if err != nil {
 		return cpuset.Set{}, err
@@ -265,7 +287,11 @@ func (h *Host) setUnitCPUs(ctx context.Context, unit string, bySystemd bool, cpu
 	if bySystemd {
 		return h.Systemd.SetAllowedCPUs(ctx, unit, cpus)
 	}
-	return h.Write(h.CgroupCPUs(unit), cpus.String())
+	name, err := h.CgroupCPUs(unit)
+	if err != nil || name == "" {
+		return err
+	}
+	return h.Write(name, cpus.String())
 }
 
 // waitEffective waits until the kernel keeps the unit within the CPUs: systemd answers before it writes.
@@ -351,7 +377,11 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 	if b.Cgroup != nil {
 		before = *b.Cgroup
 	}
-	if name := h.CgroupCPUs(unit); name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
+	name, err := h.CgroupCPUs(unit)
+	if err != nil {
+		return err
+	}
+	if name != "" && (b.Cgroup != nil || b.Allowed.Empty()) {
 		now, err := h.Read(name)
 		if err == nil && now != before {
 			err = h.Write(name, before)
@@ -367,7 +397,7 @@ func (h *Host) repairCgroup(ctx context.Context, unit string, b *UnitBaseline, a
 		}
 	}
 	var now cpuset.Set
-	err := poll(ctx, func() (bool, error) {
+	err = poll(ctx, func() (bool, error) {
 		var ok bool
 		var err error
 		now, ok, err = h.EffectiveCPUs(unit)
@@ -392,7 +422,7 @@ func (h *Host) removeDropIn(unit, topmost string) error {
 		case errors.Is(err, syscall.ENOTEMPTY):
 			return nil
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
-			return &sysfs.Error{Op: "remove", Path: p, Err: err}
+			return h.Failed("remove", p, err)
 		case p == topmost:
 			return nil
 		}

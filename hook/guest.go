@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,8 +43,12 @@ const pidFiles = "/run/libvirt/qemu"
 // libvirt's pid file names, or one in a guest's scope. Process ids are used again, so a process counts only if its command
 // line has the guest's UUID. Without a name all pid files are looked through.
 func (h *Host) qemu(uuid, name string) (pid int, err error) {
-	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil && g.QEMU.Alive(h.FS) {
-		if is, err := h.isQEMU(g.QEMU.PID, uuid); is || err != nil {
+	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil {
+		is, err := g.QEMU.Alive(h.FS)
+		if is {
+			is, err = h.isQEMU(g.QEMU.PID, uuid)
+		}
+		if is || err != nil {
 			return g.QEMU.PID, err
 		}
 	}
@@ -151,12 +154,16 @@ const (
 // Standing returns how a guest on record stands. With an error it is Undecided.
 func (h *Host) Standing(uuid string, g *Guest) (Standing, error) {
 	runs, err := h.QEMURuns(uuid, g.Name)
+	owed := false
+	if g.Owner != nil && err == nil {
+		owed, err = g.Owner.Alive(h.FS)
+	}
 	switch {
 	case err != nil:
 		return Undecided, err
 	case runs:
 		return Runs, nil
-	case g.Owner != nil && g.Owner.Alive(h.FS):
+	case owed:
 		// Between prepare and QEMU's start, and between its end and release, there is nothing else to be seen.
 		return Owed, nil
 	case g.Released:
@@ -201,15 +208,22 @@ func (h *Host) Started(ctx context.Context, uuid, name string) error {
 	if g == nil {
 		return nil
 	}
-	if err := errors.Join(h.noteRuns(uuid, g), h.SaveLedger()); err != nil {
-		return err
+	errs := h.noteRuns(uuid, g)
+	if err := h.SaveLedger(); err != nil {
+		return errors.Join(errs, err)
 	}
-	return errors.Join(h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
+	return errors.Join(errs, h.SettleInterrupts(ctx), h.SettleKernelWork(ctx), h.accompany(ctx, uuid, g))
+}
+
+// accompany gives a guest that runs what there can be only then.
+func (h *Host) accompany(ctx context.Context, uuid string, g *Guest) error {
+	return errors.Join(h.startPartition(uuid, g), h.startAttendants(ctx, uuid, g))
 }
 
 // Reconnect checks, for a guest that a restarted daemon found running, that the host is still as it was prepared, mends
-// what can be mended while QEMU runs, and settles what is shared again. What stays drifted is in the error.
-func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
+// what can be mended while QEMU runs, and settles what is shared again. Where the daemon died before the guest had started
+// wholly, it does what [Host.Started] would have done. What stays drifted is in the error.
+func (h *Host) Reconnect(ctx context.Context, uuid, name string, by Caller) error {
 	if uuid == "" {
 		uuid, _ = h.Ledger.Find("", name)
 	}
@@ -218,8 +232,8 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 		return nil
 	}
 	// The daemon that owes the release is this one now.
-	if owner := LibvirtAncestor(h.FS, os.Getppid()); owner != nil {
-		g.Owner = owner
+	if by.Owner != nil {
+		g.Owner = by.Owner
 	}
 	errs := errors.Join(h.noteRuns(uuid, g), h.SaveLedger())
 	changes, err := h.Recorded(uuid)
@@ -232,7 +246,7 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string) error {
 		}
 		errs = errors.Join(errs, drifted)
 	}
-	return errors.Join(errs, h.Settle(ctx))
+	return errors.Join(errs, h.Settle(ctx), h.accompany(ctx, uuid, g))
 }
 
 // noteRuns notes that the guest runs, and as which process.

@@ -83,8 +83,8 @@ func (c *PCIDriver) unloadHostModules(ctx context.Context, h *Host) error {
 	for _, m := range slices.Backward(c.HostModules) {
 		var last error
 		err := poll(wait, func() (bool, error) {
-			if !h.ModuleLoaded(m) {
-				return true, nil
+			if loaded, err := h.ModuleLoaded(m); err != nil || !loaded {
+				return true, err
 			}
 			last = c.slow(ctx, h, slowTimeout(c.From), SlowTask{Op: SlowUnload, Path: m})
 			if errors.Is(last, syscall.EAGAIN) || errors.Is(last, syscall.EBUSY) {
@@ -125,7 +125,8 @@ func (c *PCIDriver) loadHostModules(ctx context.Context, h *Host) error {
 	}
 	var errs error
 	for _, m := range c.HostModules {
-		if h.ModuleLoaded(m) {
+		if loaded, err := h.ModuleLoaded(m); err != nil || loaded {
+			errs = errors.Join(errs, err)
 			continue
 		}
 		errs = errors.Join(errs, c.slow(ctx, h, slowTimeout(""), SlowTask{Op: SlowLoad, Path: m}))

@@ -140,19 +140,22 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 		return err
 	}
 	floor := s.InUse() + reserved + h.Promised(p, "")
-	persistent := s.Persistent()
-	if persistent <= floor {
-		return nil
-	}
-	pay := min(d.Owed, persistent-floor)
-	d.From, d.To = persistent, persistent-pay
-	if err := h.SaveLedger(); err != nil {
-		return err
-	}
-	err = h.SetPool(p, d.To)
-	if s, rerr := h.PoolState(p); rerr == nil {
+	if persistent := s.Persistent(); persistent > floor {
+		pay := min(d.Owed, persistent-floor)
+		d.From, d.To = persistent, persistent-pay
+		if err := h.SaveLedger(); err != nil {
+			return err
+		}
+		err = h.SetPool(p, d.To)
+		s, rerr := h.PoolState(p)
+		if rerr != nil {
+			return errors.Join(err, rerr) // what came of it the next look tells
+		}
 		d.finish(s.Persistent())
 		d.forgive(s.Persistent())
+	}
+	if d.From == d.To {
+		h.Ledger.handOver(p, d)
 	}
 	if d.Owed > 0 {
 		h.Logf(Warning, "%d huge pages of %s are still owed to the host: somebody uses them", d.Owed, p)
@@ -160,11 +163,30 @@ func (h *Host) payDebt(p sysfs.Pool, d *PoolDebt) error {
 	return err
 }
 
+// handOver makes what cannot be given back of a pool because guests use it theirs to give back: or it would be taken from pages
+// that others add meanwhile.
+func (l *Ledger) handOver(p sysfs.Pool, d *PoolDebt) {
+	for _, uuid := range sortedKeys(l.Guests) {
+		claims := l.Guests[uuid].Claim.Pages
+		for i := range claims {
+			if c := &claims[i]; c.Pool() == p {
+				n := min(d.Owed, c.Count-min(c.Added, c.Count))
+				c.Added += n
+				d.Owed -= n
+			}
+		}
+	}
+	if d.Owed == 0 {
+		d.Size = 0
+	}
+}
+
 // forgive takes what others have shrunk the pool by since pages were first owed off the debt.
 func (d *PoolDebt) forgive(persistent uint64) {
 	if d.Size > persistent {
 		d.Owed -= min(d.Owed, d.Size-persistent)
 	}
+	d.Owed = min(d.Owed, persistent)
 	if d.Size = persistent; d.Owed == 0 {
 		d.Size = 0
 	}
@@ -247,6 +269,10 @@ func (h *Host) growClaim(ctx context.Context, uuid string, c *PageClaim) error {
 		return err
 	}
 	if available < c.Count {
+		var denied *sysfs.DeniedError
+		if errors.As(growErr, &denied) {
+			return growErr // the memory is not short
+		}
 		return &ShortageError{Pool: c.Pool(), Wanted: c.Count, Got: available, Cause: growErr}
 	}
 	return nil
@@ -266,7 +292,10 @@ func (h *Host) moveClaim(claim *Claim, i int, short *ShortageError) error {
 	left := short.Wanted - short.Got
 	for n := range nodes.All() {
 		p := sysfs.Pool{KiB: short.Pool.KiB, Node: n}
-		if room, _, err := h.PoolCapacity(p); h.HasPool(p) && err == nil && room > 0 {
+		if there, err := h.HasPool(p); err != nil || !there {
+			continue
+		}
+		if room, _, err := h.PoolCapacity(p); err == nil && room > 0 {
 			claim.Pages[i].Count -= left
 			claim.Pages = append(claim.Pages, PageClaim{KiB: p.KiB, Node: n, Count: left, Elsewhere: true})
 			return nil

@@ -39,7 +39,13 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 	if m := s.masks[sysfs.DefaultInterruptCPUs]; m != nil {
 		// What it really is: a hook that was killed may not have come to write what is on record.
 		now, err := h.ReadCPUs(sysfs.DefaultInterruptCPUs)
-		if err == nil && !s.drifted(sysfs.DefaultInterruptCPUs, m, now) {
+		switch {
+		case err != nil && !vanished(err):
+			return err // without it nobody can tell where new interrupts would be
+		case err == nil && !s.drifted(sysfs.DefaultInterruptCPUs, m, now):
+			if now.Equal(m.Was) {
+				now = m.Had // it is back already, and not all interrupts are
+			}
 			before = defaults{was: m.Was, now: now}
 		}
 	}
@@ -63,8 +69,12 @@ func (h *Host) SettleInterrupts(ctx context.Context) error {
 			s.forget(key) // its device has gone, or is a guest's now
 		}
 	}
-	moving := len(s.writes)
+	moving, unseen := len(s.writes), s.errs != nil
 	err = s.settle(ctx)
+	if unseen && before.known() && s.masks[sysfs.DefaultInterruptCPUs] == nil {
+		s.masks[sysfs.DefaultInterruptCPUs] = &Mask{Was: before.was, Now: before.was, Had: before.now}
+		err = errors.Join(err, h.SaveLedger())
+	}
 	s.logLeft("interrupts")
 	if moving > 0 {
 		h.Logf(Info, "%d interrupts moved; %d stay, as the kernel moves those by itself or not at all", moving-s.refused, s.refused)

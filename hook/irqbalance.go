@@ -80,10 +80,10 @@ func FindIRQBalance(host sysfs.FS) (*IRQBalance, error) {
 
 // Banned returns the CPUs that irqbalance moves no interrupt to. What Ban told it within its last interval is not yet in them.
 func (b *IRQBalance) Banned(ctx context.Context) (cpuset.Set, error) {
-	_, mask, err := b.setup(ctx)
+	answer, err := b.say(ctx, "setup")
 	var banned cpuset.Set
 	if err == nil {
-		banned, err = cpuset.ParseMask(strings.TrimSpace(mask))
+		banned, err = parseBanned(answer)
 	}
 	if err != nil {
 		return cpuset.Set{}, fmt.Errorf("cannot ask irqbalance (pid %d) for the CPUs that it leaves alone: %w", b.pid, err)
@@ -93,15 +93,10 @@ func (b *IRQBalance) Banned(ctx context.Context) (cpuset.Set, error) {
 
 // BannedIRQs returns the interrupts that irqbalance was told to leave alone, in the order in which it was told.
 func (b *IRQBalance) BannedIRQs(ctx context.Context) ([]int, error) {
-	list, _, err := b.setup(ctx)
+	answer, err := b.say(ctx, "setup")
 	var irqs []int
-	f := strings.Fields(list)
-	for i := 0; i+1 < len(f) && err == nil; i++ {
-		if f[i] == "IRQ" {
-			var n int
-			n, err = strconv.Atoi(f[i+1])
-			irqs = append(irqs, n)
-		}
+	if err == nil {
+		irqs, err = parseBannedIRQs(answer)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask irqbalance (pid %d) for the interrupts that it leaves alone: %w", b.pid, err)
@@ -109,18 +104,43 @@ func (b *IRQBalance) BannedIRQs(ctx context.Context) ([]int, error) {
 	return irqs, nil
 }
 
-// setup returns what irqbalance says of its settings, and behind that its mask of banned CPUs.
-func (b *IRQBalance) setup(ctx context.Context) (settings, mask string, err error) {
-	answer, err := b.say(ctx, "setup")
+// parseBanned reads the CPUs in an answer to "setup".
+func parseBanned(answer string) (cpuset.Set, error) {
+	_, mask, err := cutSetup(answer)
 	if err != nil {
-		return "", "", err
+		return cpuset.Set{}, err
 	}
+	return cpuset.ParseMask(strings.TrimSpace(mask))
+}
+
+// parseBannedIRQs reads the interrupts in it.
+func parseBannedIRQs(answer string) (irqs []int, err error) {
+	settings, _, err := cutSetup(answer)
+	f := strings.Fields(settings)
+	for i := 0; i+1 < len(f) && err == nil; i++ {
+		if f[i] != "IRQ" {
+			continue
+		}
+		n, bad := strconv.ParseUint(f[i+1], 10, 31)
+		if bad != nil {
+			err = fmt.Errorf("its answer has an interrupt %q", configText(f[i+1]))
+		}
+		irqs = append(irqs, int(n))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return irqs, nil
+}
+
+// cutSetup divides an answer into what irqbalance says of its settings and its mask of banned CPUs.
+func cutSetup(answer string) (settings, mask string, err error) {
 	settings, mask, ok := strings.Cut(answer, "BANNED ")
 	switch {
 	case answer == "":
 		err = errors.New("it gives no answer, as to anybody who is not root")
 	case !ok:
-		err = fmt.Errorf("its answer %q has no BANNED", answer)
+		err = fmt.Errorf("its answer %q has no BANNED", configText(answer))
 	}
 	return settings, mask, err
 }

@@ -3,8 +3,11 @@ package hook
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
+
+	"qemu-hook/sysfs"
 )
 
 // lockTimeout bounds the wait for another hook to finish.
@@ -16,7 +19,7 @@ func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.
 	defer cancel()
 	lock, err := h.State.Lock(wait, holder)
 	if err != nil {
-		return err
+		return h.explained(err)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	if err := h.LoadLedger(); err != nil {
@@ -25,4 +28,13 @@ func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.
 	h.Slow = newSlow(lock.File())
 	defer h.Slow.Close()
 	return f()
+}
+
+// explained adds to an error which security module it is from, if it is from one.
+func (h *Host) explained(err error) error {
+	var denied *sysfs.DeniedError
+	if errors.As(h.Explain(err), &denied) {
+		return fmt.Errorf("%w: %w", err, denied)
+	}
+	return err
 }

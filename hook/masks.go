@@ -57,7 +57,9 @@ func isThread(key string) bool {
 
 func (h *Host) readMask(key string) (cpuset.Set, error) {
 	if p, ok := threadOf(key); ok {
-		if !p.Alive(h.FS) {
+		if alive, err := p.Alive(h.FS); err != nil {
+			return cpuset.Set{}, err
+		} else if !alive {
 			return cpuset.Set{}, syscall.ESRCH
 		}
 		return h.ThreadCPUs(p)
@@ -303,7 +305,14 @@ func (s *settling) settle(ctx context.Context) error {
 		err := s.h.writeMask(key, m.Now)
 		// Interrupts that no claim has moved may be the kernel's own to move; threads are those of the running host, whatever
 		// root this one has.
-		refused := s.inherit != nil && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved) || errors.Is(err, syscall.EOPNOTSUPP)
+		refused := s.inherit != nil && key != sysfs.DefaultInterruptCPUs && immovable(err) && (!m.Now.Equal(m.Was) || !m.Moved) ||
+			errors.Is(err, syscall.EOPNOTSUPP)
+		if err != nil && !refused && !vanished(err) {
+			// What it holds counts, whatever the write said.
+			if now, rerr := s.h.readMask(key); rerr == nil && s.same(key, now, m.Now) {
+				err = nil
+			}
+		}
 		switch {
 		case err == nil && s.lacks(key, m):
 			changed = true

@@ -66,7 +66,10 @@ func (h *Host) startPartition(uuid string, g *Guest) error {
 		}
 		h.Ledger.Exclusive[file] = was
 	}
-	if err := errors.Join(h.SaveLedger(), h.SettlePartitions()); err != nil {
+	if err := h.SaveLedger(); err != nil {
+		return fail(err)
+	}
+	if err := h.SettlePartitions(); err != nil {
 		return fail(err)
 	}
 	for _, dir := range []string{scope, scope + "/libvirt"} {

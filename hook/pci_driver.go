@@ -63,7 +63,13 @@ func slowTimeout(driver string) time.Duration {
 func (c *PCIDriver) Kind() string    { return pciDriverKind }
 func (c *PCIDriver) Subject() string { return c.Address }
 
-func (c *PCIDriver) Target() string { return c.To }
+// Target names the way too: a function that is home again may have to leave by another one.
+func (c *PCIDriver) Target() string {
+	if c.Unload {
+		return c.To + ", unloading " + c.From
+	}
+	return c.To
+}
 
 func (c *PCIDriver) String() string {
 	if c.From == c.To {

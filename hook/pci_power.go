@@ -77,8 +77,8 @@ func (c *PCIPower) Undo(_ context.Context, h *Host) error {
 
 // sameDevice reports as drifted what is no longer the device of which a change was recorded.
 func sameDevice(h *Host, address, id string) error {
-	if !h.Exists(sysfs.PCIDevice(address)) {
-		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
+	if err := onBus(h, address); err != nil {
+		return err
 	}
 	now, err := h.PCIID(address)
 	if err != nil {
@@ -86,6 +86,18 @@ func sameDevice(h *Host, address, id string) error {
 	}
 	if now != id {
 		return fmt.Errorf("%w: another device, %s, is at this address", ErrDrifted, now)
+	}
+	return nil
+}
+
+// onBus reports as drifted a function that is not there any more.
+func onBus(h *Host, address string) error {
+	there, err := h.Has(sysfs.PCIDevice(address))
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot give back %s: %w", address, err)
+	case !there:
+		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
 	}
 	return nil
 }

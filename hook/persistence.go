@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-
-	"qemu-hook/sysfs"
 )
 
 const persistenceKind = "nvidia.persistence"
@@ -88,8 +86,8 @@ func (c *Persistence) Undo(ctx context.Context, h *Host) error {
 	if why := h.Stuck(c.Address); why != "" {
 		return &StuckError{c.Address, why}
 	}
-	if !h.Exists(sysfs.PCIDevice(c.Address)) {
-		return fmt.Errorf("%w: the function is gone from the bus", ErrDrifted)
+	if err := onBus(h, c.Address); err != nil {
+		return err
 	}
 	driver, err1 := h.PCIDriver(c.Address)
 	vfio, err2 := h.IsVFIO(c.Address)

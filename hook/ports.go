@@ -2,7 +2,6 @@ package hook
 
 import (
 	"errors"
-	"io/fs"
 	"slices"
 
 	"qemu-hook/sysfs"
@@ -48,7 +47,7 @@ func (h *Host) SettlePorts() error {
 		if slices.Contains(claimed, port) {
 			continue
 		}
-		if err := h.RestorePCIPower(port, *h.Ledger.Ports[port]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := h.RestorePCIPower(port, *h.Ledger.Ports[port]); err != nil {
 			errs = errors.Join(errs, err)
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,11 +39,22 @@ func loadModel(t testing.TB) *sysfstest.Host {
 // recordWait bounds what a record may have the program wait for.
 const recordWait = 20 * time.Millisecond
 
+// What a later version has recorded of a change beside what this one knows may matter to its undo: it is left to that version.
+func TestRecordWithMore(t *testing.T) {
+	_, err := decode(journal.Record{Seq: 1, Kind: shmFileKind, Data: []byte(`{"path":"/dev/shm/x","size":1,"future":true}`)})
+	if err == nil || !strings.Contains(err.Error(), `"future"`) || !strings.Contains(err.Error(), "use the version that made it") {
+		t.Errorf("decode: %v", err)
+	}
+}
+
 // Whatever stands in a guest's undo log, it is read, shown and undone, or refused with an error: never a panic.
 func FuzzRecord(f *testing.F) {
 	for _, c := range []Change{
 		&PCIDriver{Address: "0000:08:00.0", ID: "10de:2782", To: "vfio-pci", From: "nvidia"},
 		&PCIDriver{Address: "0000:08:00.1", ID: "10de:22bc", To: "vfio-pci", Module: "vfio_pci", From: "", FromOverride: "none"},
+		&PCIDriver{Address: "0000:08:00.0", ID: "10de:2782", To: "nvidia", FromBARs: []BARSize{{-1, 1 << 28}}, BARs: []BARSize{{-1, 1 << 28}}},
+		&PCIPower{Address: "0000:08:00.0"},
+		&Persistence{Address: "0000:08:00.0"},
 		&ShmFile{Path: "/dev/shm/looking-glass", Size: 64 << 20, Made: 7},
 		&ShmFile{Path: "/dev/shm/looking-glass", Found: &FoundFile{Ino: 3, UID: 1000, Mode: 0o600}},
 	} {

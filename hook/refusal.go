@@ -2,6 +2,8 @@ package hook
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -21,6 +23,22 @@ func (r *Refusal) Error() string {
 		return r.Reasons[0]
 	}
 	return fmt.Sprintf("%s (and %d more)", r.Reasons[0], len(r.Reasons)-1)
+}
+
+// What is kept and told of refusals: whoever may define domains must not have them grow without bound.
+const (
+	maxReasons  = 100
+	maxRefusals = 100
+	maxName     = 255 // bytes of a guest's name
+)
+
+// FirstReasons returns the reasons, of very many the first and how many follow.
+func FirstReasons(reasons []string) []string {
+	if len(reasons) <= maxReasons {
+		return reasons
+	}
+	more := fmt.Sprintf("%d more reasons follow", len(reasons)-maxReasons)
+	return append(slices.Clone(reasons[:maxReasons]), more)
 }
 
 // RefusalsDocument is the name of the last refusal of each guest, in the state directory.
@@ -44,6 +62,13 @@ func (h *Host) Remember(uuid, name string, reasons []string) error {
 	}
 	delete(past, uuid)
 	if len(reasons) > 0 {
+		reasons = FirstReasons(reasons)
+		if len(name) > maxName {
+			name = strings.ToValidUTF8(name[:maxName], "") + "…"
+		}
+		if len(past) >= maxRefusals {
+			delete(past, slices.MinFunc(slices.Collect(maps.Keys(past)), func(a, b string) int { return past[a].At.Compare(past[b].At) }))
+		}
 		past[uuid] = PastRefusal{Name: name, At: h.Now(), Reasons: reasons}
 		h.log(Err, name+" was refused: "+strings.Join(reasons, "; "))
 	}

@@ -139,11 +139,16 @@ func (h *Host) SettleTunables(ctx context.Context) error {
 // of them change with others.
 func (h *Host) settleSettings(ctx context.Context, ours func(file string) bool) error {
 	var files []string
+	var errs error
 	for _, g := range h.Ledger.Guests {
 		for file := range g.Claim.Settings {
 			files = append(files, file)
-			if c := counterpart(file); c != "" && h.Exists(c) {
-				files = append(files, c)
+			if c := counterpart(file); c != "" {
+				there, err := h.Has(c)
+				errs = errors.Join(errs, err)
+				if there || err != nil {
+					files = append(files, c)
+				}
 			}
 		}
 	}
@@ -159,7 +164,6 @@ func (h *Host) settleSettings(ctx context.Context, ours func(file string) bool) 
 	if h.Ledger.Settings == nil {
 		h.Ledger.Settings = map[string]*SettingBaseline{}
 	}
-	var errs error
 	changed := false
 	var todo []string
 	for _, file := range files {
@@ -170,6 +174,11 @@ func (h *Host) settleSettings(ctx context.Context, ours func(file string) bool) 
 			todo = append(todo, file)
 		}
 	}
+	// The kernel changes its counterpart with it, so what that was has to be on record first.
+	todo = slices.DeleteFunc(todo, func(file string) bool {
+		c := counterpart(file)
+		return slices.Contains(files, c) && h.Ledger.Settings[c] == nil
+	})
 	if changed {
 		if err := h.SaveLedger(); err != nil {
 			return errors.Join(errs, err)
@@ -235,17 +244,23 @@ func (h *Host) giveSetting(file string) (changed bool, err error) {
 	b := h.Ledger.Settings[file]
 	_, guest := h.Ledger.settingClaim(file)
 	now, err := h.ReadSetting(file)
-	if err == nil && now != b.Now {
-		if err = h.Write(file, b.Want); err == nil {
-			now, err = h.ReadSetting(file)
-		}
-	}
 	if err != nil {
-		if guest != nil && b.Had == b.Was {
-			delete(h.Ledger.Settings, file) // it holds what it held
-			return true, err
-		}
 		return false, err
+	}
+	if now != b.Now {
+		err = h.Write(file, b.Want)
+		var rerr error
+		if now, rerr = h.ReadSetting(file); rerr != nil {
+			return false, errors.Join(err, rerr)
+		}
+		// What it holds counts, whatever the write said.
+		if err != nil && now != b.Now {
+			if guest != nil && now == b.Was {
+				delete(h.Ledger.Settings, file)
+				return true, err
+			}
+			return false, err
+		}
 	}
 	if guest == nil {
 		if now != b.Was {

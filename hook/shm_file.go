@@ -42,8 +42,8 @@ func (c *ShmFile) Kind() string    { return shmFileKind }
 func (c *ShmFile) Subject() string { return c.Path }
 
 // Target leaves the owner out: whose file it becomes can depend on who sits at the seat, which is no reason to
-// make it anew.
-func (c *ShmFile) Target() string { return FormatBytes(c.Size) }
+// make it anew. Another file of that name is one.
+func (c *ShmFile) Target() string { return fmt.Sprintf("inode %d, %s", c.inode(), FormatBytes(c.Size)) }
 
 func (c *ShmFile) String() string {
 	var s string
@@ -69,7 +69,7 @@ func (c *ShmFile) String() string {
 func (c *ShmFile) Do(_ context.Context, h *Host) error {
 	dir, err := h.OpenDir(path.Dir(c.Path))
 	if err != nil {
-		return &sysfs.Error{Op: "open", Path: path.Dir(c.Path), Err: err}
+		return h.Failed("open", path.Dir(c.Path), err)
 	}
 	defer dir.Close()
 	f, st, err := c.open(h, dir)
@@ -79,10 +79,10 @@ func (c *ShmFile) Do(_ context.Context, h *Host) error {
 	defer f.Close()
 	if st.Size < int64(c.Size) {
 		if err := f.Truncate(int64(c.Size)); err != nil {
-			return &sysfs.Error{Op: fmt.Sprintf("grow to %d bytes", c.Size), Path: c.Path, Err: err}
+			return h.Failed(fmt.Sprintf("grow to %d bytes", c.Size), c.Path, err)
 		}
 	}
-	return c.set(f, st, c.UID, c.GID, c.Mode)
+	return c.set(h, f, st, c.UID, c.GID, c.Mode)
 }
 
 // open opens the file that was found, or makes the one that was not.
@@ -97,12 +97,12 @@ func (c *ShmFile) open(h *Host, dir sysfs.Dir) (sysfs.File, sysfs.Stat, error) {
 		made = true
 	}
 	if err != nil {
-		return nil, sysfs.Stat{}, &sysfs.Error{Op: "open", Path: c.Path, Err: err}
+		return nil, sysfs.Stat{}, h.Failed("open", c.Path, err)
 	}
 	st, err := f.Stat()
 	switch {
 	case err != nil:
-		err = &sysfs.Error{Op: "look at", Path: c.Path, Err: err}
+		err = h.Failed("look at", c.Path, err)
 	case made, c.Found == nil && c.Made == 0 && unfinished(st):
 		c.Made = st.Ino
 		err = h.amend(c)
@@ -130,7 +130,7 @@ func unfinished(st sysfs.Stat) bool {
 }
 
 // set sets owner, group and mode where they are named and differ; the mode last, as it lets others in.
-func (c *ShmFile) set(f sysfs.File, st sysfs.Stat, uid, gid *int, mode *uint32) error {
+func (c *ShmFile) set(h *Host, f sysfs.File, st sysfs.Stat, uid, gid *int, mode *uint32) error {
 	u, g := st.UID, st.GID
 	if uid != nil {
 		u = *uid
@@ -140,12 +140,12 @@ func (c *ShmFile) set(f sysfs.File, st sysfs.Stat, uid, gid *int, mode *uint32) 
 	}
 	if u != st.UID || g != st.GID {
 		if err := f.Chown(u, g); err != nil {
-			return &sysfs.Error{Op: fmt.Sprintf("give to owner %d, group %d", u, g), Path: c.Path, Err: err}
+			return h.Failed(fmt.Sprintf("give to owner %d, group %d", u, g), c.Path, err)
 		}
 	}
 	if mode != nil && *mode != st.Perm() {
 		if err := f.Chmod(*mode); err != nil {
-			return &sysfs.Error{Op: fmt.Sprintf("set mode %04o of", *mode), Path: c.Path, Err: err}
+			return h.Failed(fmt.Sprintf("set mode %04o of", *mode), c.Path, err)
 		}
 	}
 	return nil
@@ -155,7 +155,7 @@ func (c *ShmFile) Verify(h *Host) error {
 	st, err := h.Lstat(c.Path)
 	switch {
 	case err != nil:
-		return &sysfs.Error{Op: "look at", Path: c.Path, Err: err}
+		return h.Failed("look at", c.Path, err)
 	case st.Ino != c.inode():
 		return fmt.Errorf("%s: it is another file now", c.Path)
 	case st.Size < int64(c.Size):
@@ -190,7 +190,7 @@ func (c *ShmFile) Mend(h *Host) error {
 func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 	dir, err := h.OpenDir(path.Dir(c.Path))
 	if err != nil {
-		return &sysfs.Error{Op: "open", Path: path.Dir(c.Path), Err: err}
+		return h.Failed("open", path.Dir(c.Path), err)
 	}
 	defer dir.Close()
 	name := path.Base(c.Path)
@@ -199,13 +199,13 @@ func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return &sysfs.Error{Op: "look at", Path: c.Path, Err: err}
+		return h.Failed("look at", c.Path, err)
 	case c.Found == nil && (st.Ino == c.Made || c.Made == 0 && unfinished(st)):
 		if heir, err := c.bequeath(h, st.Ino); heir || err != nil {
 			return err
 		}
 		if err := dir.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return &sysfs.Error{Op: "remove", Path: c.Path, Err: err}
+			return h.Failed("remove", c.Path, err)
 		}
 		return nil
 	case c.Found == nil && c.Made == 0:
@@ -216,14 +216,14 @@ func (c *ShmFile) Undo(_ context.Context, h *Host) error {
 	}
 	f, err := dir.Open(name)
 	if err != nil {
-		return &sysfs.Error{Op: "open", Path: c.Path, Err: err}
+		return h.Failed("open", c.Path, err)
 	}
 	defer f.Close()
 	if st, err = f.Stat(); err != nil || st.Ino != c.inode() {
 		return fmt.Errorf("%w: it is another file now", ErrDrifted)
 	}
 	uid, gid, mode := c.Found.UID, c.Found.GID, c.Found.Mode
-	return c.set(f, st, backIf(c.UID, st.UID, uid), backIf(c.GID, st.GID, gid), backIf(c.Mode, st.Perm(), mode))
+	return c.set(h, f, st, backIf(c.UID, st.UID, uid), backIf(c.GID, st.GID, gid), backIf(c.Mode, st.Perm(), mode))
 }
 
 // bequeath leaves the file to another guest that found it and uses it still: it is that one's to remove from now on.

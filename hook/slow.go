@@ -35,7 +35,10 @@ const (
 func (t SlowTask) Do(ctx context.Context, fs sysfs.FS) error {
 	switch t.Op {
 	case SlowUnload:
-		return fs.UnloadModule(t.Path)
+		if err := fs.UnloadModule(t.Path); err != nil {
+			return &sysfs.Error{Op: string(t.Op), Path: t.Path, Err: err}
+		}
+		return nil
 	case SlowLoad:
 		return fs.LoadModule(ctx, t.Path)
 	default:
@@ -176,6 +179,9 @@ func (w *Worker) Run(ctx context.Context, t SlowTask) error {
 		err = errors.New(reply.Err)
 	default:
 		return nil
+	}
+	if host, herr := sysfs.New(w.Root); herr == nil {
+		err = host.Explain(err)
 	}
 	return &sysfs.Error{Op: string(t.Op), Path: t.Path, Value: t.Value, Err: err}
 }

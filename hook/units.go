@@ -104,13 +104,16 @@ func (h *Host) unitClaimed(unit string) bool {
 	return slices.Contains(h.Ledger.Claims("").Units, unit)
 }
 
+// HasSystemd reports whether the host is run by systemd, as sd_booted(3) does.
+func (h *Host) HasSystemd() (bool, error) { return h.Has("/run/systemd/system") }
+
 // Stopping reports whether the host shuts down, as far as systemd says so. It is asked once.
 func (h *Host) Stopping(ctx context.Context) bool {
 	if h.stopping == nil {
 		ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 		defer cancel()
 		stopping := false
-		if h.Systemd != nil && h.Exists("/run/systemd/system") {
+		if there, err := h.HasSystemd(); h.Systemd != nil && (there || err != nil) {
 			stopping, _ = h.Systemd.Stopping(ctx)
 		}
 		h.stopping = &stopping

@@ -65,8 +65,12 @@ func (h *Host) EveryUser(ctx context.Context, addresses ...string) (users []User
 func (h *Host) users(ctx context.Context, addresses []string, counts func(sysfs.DeviceNode) bool) (users []User, unseen bool, err error) {
 	var all []sysfs.DeviceNode
 	owner := map[string]string{} // by node
+	watched, missed := h.Wary()
 	for _, address := range addresses {
-		nodes, err := h.DeviceNodes(address)
+		nodes, err := watched.DeviceNodes(address)
+		if err == nil {
+			err = missed() // a node that is not known is looked for in vain
+		}
 		if err != nil {
 			return nil, false, err
 		}

@@ -77,7 +77,11 @@ func cut(fd int, l *undoLog) error {
 // reserve makes sure that everything recorded can be struck even if /run is full by then: whoever cannot have that
 // learns it before the change. Truncating gives the reserve up. Where the file system reserves nothing, that is that.
 func reserve(fd int, l *undoLog, n int64) error {
-	want := l.end + n + int64(len(l.records)+1)*strikeSize
+	return allocate(fd, l.end+n+int64(len(l.records)+1)*strikeSize)
+}
+
+// allocate has the file system keep room for a file to grow to a size. Truncating gives up what is beyond its end.
+func allocate(fd int, want int64) error {
 	for {
 		switch err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, want); err {
 		case unix.EINTR:

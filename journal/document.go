@@ -1,15 +1,21 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
+
+// documentGrowth is room for a document to grow, and to be written again after that.
+const documentGrowth = 64 << 10
 
 // document is how a document is stored.
 type document struct {
@@ -45,7 +51,7 @@ func decodeDocument(b []byte) (*document, *FileError) {
 	}
 	switch {
 	case doc.Version > format:
-		return nil, newer(doc.Version)
+		return nil, newer(newerFormat(doc.Version))
 	case doc.Version != format:
 		return nil, &FileError{Problem: fmt.Sprintf("it has no known version (%d)", doc.Version)}
 	case doc.Sum != sum(doc.Boot, doc.Data):
@@ -54,13 +60,25 @@ func decodeDocument(b []byte) (*document, *FileError) {
 	return &doc, nil
 }
 
+// DecodeKnown decodes JSON into v, and fails on a key that v has no place for: written again without it, something would be
+// lost that a later version has put there.
+func DecodeKnown(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
 // newer is a file that a later version of the program wrote.
-func newer(version int) *FileError {
+func newer(how string) *FileError {
 	return &FileError{
 		Newer:   true,
-		Problem: fmt.Sprintf("a newer qemu-hook wrote it (format %d, this one knows %d)", version, format),
+		Problem: "a newer qemu-hook wrote it (" + how + ")",
 		Remedy:  "install that version again, or shut down the guests and reboot",
 	}
+}
+
+func newerFormat(version int) string {
+	return fmt.Sprintf("format %d, this one knows %d", version, format)
 }
 
 // ReadDocument decodes the document name ("ledger.json") into v and reports whether there is one.
@@ -90,8 +108,12 @@ func (d *Dir) ReadDocument(name string, v any) (bool, error) {
 		d.setAside(dir, name)
 		return false, nil
 	}
-	if err := json.Unmarshal(doc.Data, v); err != nil {
-		return false, d.untrusted(name, &FileError{Problem: "it does not hold what it should: " + err.Error()})
+	if err := DecodeKnown(doc.Data, v); err != nil {
+		bad := &FileError{Problem: "it does not hold what it should: " + err.Error()}
+		if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+			bad = newer("it has " + key + ", which this one does not know")
+		}
+		return false, d.untrusted(name, bad)
 	}
 	return true, nil
 }
@@ -139,11 +161,44 @@ func (d *Dir) WriteDocument(name string, v any) error {
 		}
 		return nil
 	}
-	err = renameio.WriteFile(d.file(name), b, 0o600, renameio.WithTempDir(d.path), renameio.WithStaticPermissions(0o600))
+	err = d.replace(name, b, int64(len(b))+documentGrowth)
+	if errors.Is(err, unix.ENOSPC) && d.giveUp(dir, name) {
+		err = d.replace(name, b, 0)
+	}
 	if err != nil {
 		return &FileError{Op: "write", Path: d.file(name), Err: cause(err)}
 	}
 	return nil
+}
+
+// replace writes a document under another name and renames it. Beyond its end it keeps room, so that the next one can be written
+// even if /run is full by then: whoever cannot have that learns it before he changes anything.
+func (d *Dir) replace(name string, b []byte, room int64) error {
+	f, err := renameio.NewPendingFile(d.file(name), renameio.WithTempDir(d.path), renameio.WithStaticPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if room > 0 {
+		if err := allocate(int(f.Fd()), int64(len(b))+room); err != nil {
+			return err
+		}
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// giveUp makes the room free that a document has reserved, and reports whether there is such a document.
+func (d *Dir) giveUp(dir *os.File, name string) bool {
+	fd, err := openat(int(dir.Fd()), name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	return unix.Fstat(fd, &st) == nil && unix.Ftruncate(fd, st.Size) == nil
 }
 
 // checkName refuses names that would leave the directory or be taken for something else in it.

@@ -58,6 +58,24 @@ func TestDocumentName(t *testing.T) {
 	}
 }
 
+// A later version may keep more in the same format. What this one would drop when it writes, it does not read.
+func TestDocumentWithMore(t *testing.T) {
+	type more struct {
+		Note   string
+		Future int
+	}
+	d, _ := locked(t)
+	if err := d.WriteDocument("ledger.json", more{"n", 1}); err != nil {
+		t.Fatal(err)
+	}
+	var got ledger
+	ok, err := d.ReadDocument("ledger.json", &got)
+	var fe *FileError
+	if ok || !errors.As(err, &fe) || !fe.Newer || !strings.Contains(fe.Error(), `"Future"`) {
+		t.Errorf("read: %v, %v, %v", got, ok, err)
+	}
+}
+
 // Whatever is cut off or flipped anywhere: an error that names the file, and the file stays.
 func TestDocumentDamaged(t *testing.T) {
 	d, path := locked(t)
@@ -122,7 +140,7 @@ func TestDocumentRefusals(t *testing.T) {
 		}, "it does not hold what it should", false},
 		{"fifo", func() { syscall.Mkfifo(file, 0o600) }, "it is no regular file", false},
 		{"directory", func() { os.Mkdir(file, 0o700) }, "it is no regular file", false},
-		{"link", func() { os.Symlink("/etc/passwd", file) }, "too many levels of symbolic links", false},
+		{"link", func() { os.Symlink("/etc/passwd", file) }, "it is no regular file; rm -r ", false},
 		{"large", func() {
 			os.WriteFile(file, nil, 0o600)
 			os.Truncate(file, maxSize+1)
@@ -179,6 +197,86 @@ func TestDocumentOfOtherBoot(t *testing.T) {
 	}
 	if _, err := os.Stat(file + ".other-boot"); err != nil {
 		t.Error(err)
+	}
+}
+
+// On a full file system there is no first document, but one that is there can be replaced and removed.
+func TestDocumentOnFullDisk(t *testing.T) {
+	mnt := smallDisk(t, "512k")
+	d := Open(filepath.Join(mnt, "state"), "b")
+	l, err := d.Lock(within(t, 1e9), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	fill := func() {
+		f, err := os.Create(filepath.Join(mnt, "fill"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		for err == nil {
+			_, err = f.Write(make([]byte, 4096))
+		}
+	}
+	fill()
+	if err := d.WriteDocument("ledger.json", ledger{Note: "n"}); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("the first document: %v", err)
+	}
+	if err := os.Remove(filepath.Join(mnt, "fill")); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.WriteDocument("ledger.json", ledger{Note: "n"}); err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	for _, note := range []string{strings.Repeat("x", 30<<10), strings.Repeat("y", 30<<10), "z"} {
+		if err := d.WriteDocument("ledger.json", ledger{Note: note}); err != nil {
+			t.Errorf("%d bytes: %v", len(note), err)
+		}
+		var got ledger
+		if ok, err := d.ReadDocument("ledger.json", &got); !ok || err != nil || got.Note != note {
+			t.Errorf("%d bytes came back as %d: %v, %v", len(note), len(got.Note), ok, err)
+		}
+	}
+	if err := d.WriteDocument("ledger.json", nil); err != nil {
+		t.Error(err)
+	}
+	if names, _ := filepath.Glob(filepath.Join(d.path, ".*")); len(names) > 0 {
+		t.Errorf("left behind: %q", names)
+	}
+}
+
+// Where nothing can be written, the lock can be had all the same, and what is recorded be read.
+func TestReadOnlyDisk(t *testing.T) {
+	mnt := smallDisk(t, "64k")
+	d := Open(filepath.Join(mnt, "state"), "b")
+	l, err := d.Lock(within(t, 1e9), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Append(uuid, "k", 1); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	if err := syscall.Mount("tmpfs", mnt, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = d.Lock(within(t, 1e9), "x"); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	if _, err := Open(d.path, "b").Lock(within(t, 1e8), "y"); err == nil {
+		t.Error("two have the lock")
+	}
+	if rs, err := d.Records(uuid); len(rs) != 1 || err != nil {
+		t.Errorf("%v, %v", rs, err)
+	}
+	if err := d.Strike(uuid, 1); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("struck: %v", err)
+	}
+	if err := d.WriteDocument("ledger.json", 1); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("written: %v", err)
 	}
 }
 

@@ -193,6 +193,10 @@ func (d *Dir) readFile(dir *os.File, name string) ([]byte, error) {
 	if err == unix.ENOENT {
 		return nil, nil
 	}
+	irregular := &FileError{Op: "read", Path: d.file(name), Problem: "it is no regular file", Remedy: "rm -r " + d.file(name)}
+	if err == unix.ELOOP {
+		return nil, irregular // a link
+	}
 	if err != nil {
 		return nil, d.unread(name, err)
 	}
@@ -202,7 +206,7 @@ func (d *Dir) readFile(dir *os.File, name string) ([]byte, error) {
 		return nil, d.unread(name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, &FileError{Op: "read", Path: d.file(name), Problem: "it is no regular file", Remedy: "rm " + d.file(name)}
+		return nil, irregular
 	}
 	if st.Size > maxSize {
 		return nil, &FileError{

@@ -64,6 +64,13 @@ func (d *Dir) Lock(ctx context.Context, holder string) (*Lock, error) {
 // take opens the lock file and locks it.
 func (d *Dir) take(ctx context.Context, dir *os.File) (*os.File, error) {
 	fd, err := openat(int(dir.Fd()), lockName, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+	if err == unix.EROFS {
+		// What is recorded can be given back even so.
+		fd, err = openat(int(dir.Fd()), lockName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
+		if err == unix.ENOENT {
+			err = unix.EROFS
+		}
+	}
 	if err != nil {
 		e := &FileError{Op: "lock", Path: d.file(lockName), Err: err}
 		if err == unix.ELOOP || err == unix.EISDIR || err == unix.ENXIO {

@@ -105,7 +105,7 @@ func (l *undoLog) line(line []byte) *FileError {
 		var h header
 		switch err := json.Unmarshal(text, &h); {
 		case h.Version > format:
-			return newer(h.Version)
+			return newer(newerFormat(h.Version))
 		case err != nil || h.Version != format:
 			return &FileError{Problem: "is no header"}
 		}

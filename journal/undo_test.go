@@ -267,10 +267,11 @@ func TestUndoLogRefusals(t *testing.T) {
 	}
 }
 
-// A full file system refuses a record, never a strike.
-func TestUndoLogOnFullDisk(t *testing.T) {
+// smallDisk is a tmpfs of that size.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
 	mnt := t.TempDir()
-	if err := syscall.Mount("tmpfs", mnt, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
+	if err := syscall.Mount("tmpfs", mnt, "tmpfs", 0, "mode=0700,size="+size); err != nil {
 		t.Skipf("mount(2) is missing: %v", err)
 	}
 	t.Cleanup(func() {
@@ -278,6 +279,12 @@ func TestUndoLogOnFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return mnt
+}
+
+// A full file system refuses a record, never a strike.
+func TestUndoLogOnFullDisk(t *testing.T) {
+	mnt := smallDisk(t, "64k")
 	d := Open(filepath.Join(mnt, "state"), "b")
 	l, err := d.Lock(within(t, 1e9), "x")
 	if err != nil {

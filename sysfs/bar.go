@@ -1,7 +1,9 @@
 package sysfs
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/bits"
 	"strconv"
 	"strings"
@@ -39,7 +41,7 @@ func (h FS) regions(address string) ([]region, error) {
 // number.
 func (h FS) BARBytes(address string, bar int) (uint64, error) {
 	all, err := h.regions(address)
-	if err != nil || bar >= len(all) || all[bar].end == 0 {
+	if err != nil || bar < 0 || bar >= len(all) || all[bar].end == 0 {
 		return 0, err
 	}
 	return all[bar].end - all[bar].start + 1, nil
@@ -49,10 +51,10 @@ func (h FS) BARBytes(address string, bar int) (uint64, error) {
 // (resourceN_resize, Documentation/ABI/testing/sysfs-bus-pci: bit n stands for 2^n MiB).
 func (h FS) BARSizes(address string, bar int) ([]uint64, error) {
 	name := resizeAttr(address, bar)
-	if !h.Exists(name) {
+	mask, err := h.readHex(name)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	mask, err := h.readHex(name)
 	if err != nil {
 		return nil, err
 	}

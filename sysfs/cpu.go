@@ -209,12 +209,14 @@ func ExclusiveCPUs(cgroup string) string { return cgroupDir + cgroup + "/cpuset.
 
 // CgroupCPUs returns the file that limits a unit's CPUs in its cgroup, cpuset.cpus; "" if the host has no such file:
 // cgroup v1, the cpuset controller not enabled, or no such group.
-func (h FS) CgroupCPUs(unit string) string {
+func (h FS) CgroupCPUs(unit string) (string, error) {
 	name := unitCgroup(unit) + "/cpuset.cpus"
-	if !h.Exists(cgroupDir+"/cgroup.controllers") || !h.Exists(name) {
-		return ""
+	for _, file := range []string{cgroupDir + "/cgroup.controllers", name} {
+		if there, err := h.Has(file); err != nil || !there {
+			return "", err
+		}
 	}
-	return name
+	return name, nil
 }
 
 // EffectiveCPUs returns the CPUs that the tasks of a unit's cgroup can run on, cpuset.cpus.effective; ok is false when

@@ -191,10 +191,9 @@ func (h FS) OwnsConsole(address string) (bool, error) {
 }
 
 func (h FS) bootVGA(address string) (bool, error) {
-	name := PCIDevice(address) + "/boot_vga"
-	if address == "" || !h.Exists(name) {
+	if address == "" {
 		return false, nil
 	}
-	v, err := h.Read(name)
+	v, err := h.ReadIfAny(PCIDevice(address) + "/boot_vga")
 	return v == "1", err
 }

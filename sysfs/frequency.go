@@ -51,10 +51,7 @@ func (h FS) FrequencyPolicies() ([]FrequencyPolicy, error) {
 			attr string
 			to   *[]string
 		}{{"scaling_available_governors", &p.Governors}, {"energy_performance_available_preferences", &p.EPPs}} {
-			if !h.Exists(p.File(a.attr)) {
-				continue
-			}
-			v, err := h.Read(p.File(a.attr))
+			v, err := h.ReadIfAny(p.File(a.attr))
 			if err != nil {
 				return nil, err
 			}

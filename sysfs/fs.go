@@ -155,7 +155,7 @@ func cause(err error) string {
 func (h FS) Read(name string) (string, error) {
 	b, err := h.ReadFile(name)
 	if err != nil {
-		return "", &Error{Op: "read", Path: name, Err: err}
+		return "", h.Failed("read", name, err)
 	}
 	v := strings.TrimSpace(string(b))
 	if v == "(null)" {
@@ -171,7 +171,7 @@ func (h FS) Write(name, value string) error {
 		value = "\n"
 	}
 	if err := h.WriteFile(name, []byte(value)); err != nil {
-		return &Error{Op: "write", Path: name, Value: value, Err: err}
+		return &Error{Op: "write", Path: name, Value: value, Err: h.Explain(err)}
 	}
 	return nil
 }
@@ -180,7 +180,7 @@ func (h FS) Write(name, value string) error {
 func (h FS) List(name string) ([]string, error) {
 	names, err := h.ReadDir(name)
 	if err != nil {
-		return nil, &Error{Op: "list", Path: name, Err: err}
+		return nil, h.Failed("list", name, err)
 	}
 	return names, nil
 }
@@ -232,7 +232,29 @@ func (h FS) ResolveLinks(name string) (string, error) {
 	return at, nil
 }
 
-// Exists reports whether the name exists; a file that may not be looked at counts as absent.
+// ReadIfAny is Read of an attribute that not every device has: "" without it.
+func (h FS) ReadIfAny(name string) (string, error) {
+	v, err := h.Read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return v, err
+}
+
+// Has reports whether the name exists. Only the kernel's word that it does not is a no: of what could not be looked at
+// nothing is known, and nothing must be concluded.
+func (h FS) Has(name string) (bool, error) {
+	_, err := h.Lstat(name)
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return false, nil
+	}
+	return false, &Error{Op: "look at", Path: name, Err: err}
+}
+
+// Exists is [FS.Has] for where an absent file and one that could not be looked at come to the same.
 func (h FS) Exists(name string) bool {
 	_, err := h.Lstat(name)
 	return err == nil

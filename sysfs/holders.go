@@ -55,23 +55,28 @@ func (h FS) Holders(ctx context.Context, nodes []DeviceNode) (holders []Holder, 
 		if len(found) == 0 {
 			continue
 		}
-		if o, ok := h.holder(pid); ok {
-			o.Nodes = found
-			holders = append(holders, o)
+		o, err := h.holder(pid)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESRCH):
+			continue // it has ended
+		case err != nil:
+			return nil, unseen, err
 		}
+		o.Nodes = found
+		holders = append(holders, o)
 	}
 	slices.SortFunc(holders, func(a, b Holder) int { return a.PID - b.PID })
 	return holders, unseen, nil
 }
 
-// holder reads what is worth knowing of a process; ok is false if it is gone.
-func (h FS) holder(pid int) (o Holder, ok bool) {
+// holder reads what is worth knowing of a process.
+func (h FS) holder(pid int) (Holder, error) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	st, err := h.ProcessStat(pid)
 	if err != nil {
-		return o, false
+		return Holder{}, err
 	}
-	o = Holder{Process: Process{pid, st.Start}, Comm: st.Comm, UID: -1}
+	o := Holder{Process: Process{pid, st.Start}, Comm: st.Comm, UID: -1}
 	if v, err := h.Read(dir + "/status"); err == nil {
 		for line := range strings.Lines(v) {
 			if f := strings.Fields(line); len(f) > 1 && f[0] == "Uid:" {
@@ -88,7 +93,7 @@ func (h FS) holder(pid int) (o Holder, ok bool) {
 			}
 		}
 	}
-	return o, true
+	return o, nil
 }
 
 // A scan looks for nodes in processes.

@@ -209,7 +209,7 @@ func TestHoldersWho(t *testing.T) {
 	}
 	o := holders[i]
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	if err != nil || o.Comm != strings.TrimSpace(string(comm)) || o.UID != os.Getuid() || !o.Alive(fs) {
+	if alive, aerr := o.Alive(fs); err != nil || aerr != nil || !alive || o.Comm != strings.TrimSpace(string(comm)) || o.UID != os.Getuid() {
 		t.Errorf("%+v, error %v; its command is %s", o, err, comm)
 	}
 	cgroup, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))

@@ -57,7 +57,7 @@ func (h FS) SetPool(p Pool, pages uint64) error {
 }
 
 // HasPool reports whether the node has pages of that size at all.
-func (h FS) HasPool(p Pool) bool { return h.Exists(p.path() + "nr_hugepages") }
+func (h FS) HasPool(p Pool) (bool, error) { return h.Has(p.path() + "nr_hugepages") }
 
 // HugePageSizes returns the page sizes of the host in KiB, ascending (/sys/kernel/mm/hugepages).
 func (h FS) HugePageSizes() ([]uint64, error) {

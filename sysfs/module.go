@@ -23,23 +23,21 @@ func (h FS) ModulesDir() (string, error) {
 	}
 	// NixOS keeps the booted kernel's modules apart from those of the system that was last switched to.
 	for _, base := range []string{"/run/booted-system/kernel-modules/lib/modules", "/lib/modules"} {
-		if dir := path.Join(base, release); h.Exists(dir) {
-			return dir, nil
+		dir := path.Join(base, release)
+		if there, err := h.Has(dir); err != nil || there {
+			return dir, err
 		}
 	}
 	return "", nil
 }
 
 // ModuleLoaded reports whether the module is there, loaded or built in with parameters: /sys/module/NAME.
-func (h FS) ModuleLoaded(name string) bool { return h.Exists("/sys/module/" + moduleName(name)) }
+func (h FS) ModuleLoaded(name string) (bool, error) { return h.Has("/sys/module/" + moduleName(name)) }
 
 // ModulePCIDriver returns the PCI driver that a loaded module registered, "" if none.
 func (h FS) ModulePCIDriver(module string) (string, error) {
 	dir := "/sys/module/" + moduleName(module) + "/drivers"
-	if !h.Exists(dir) {
-		return "", nil
-	}
-	names, err := h.List(dir)
+	names, err := h.ListIfAny(dir)
 	if err != nil {
 		return "", err
 	}

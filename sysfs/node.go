@@ -144,9 +144,9 @@ func (h FS) CompactNode(node int) error { return h.Write(nodePath(node)+"/compac
 func (h FS) DropCaches() error { return h.Write("/proc/sys/vm/drop_caches", "3") }
 
 // ZFSCacheBytes returns what ZFS' own cache could give up, and whether ZFS is loaded
-// (/proc/spl/kstat/zfs/arcstats: size less c_min).
+// (/proc/spl/kstat/zfs/arcstats: size less c_min). Where that cannot be told it counts as loaded.
 func (h FS) ZFSCacheBytes() (bytes uint64, loaded bool) {
-	if !h.ModuleLoaded("zfs") {
+	if loaded, err := h.ModuleLoaded("zfs"); err == nil && !loaded {
 		return 0, false
 	}
 	v, err := h.Read("/proc/spl/kstat/zfs/arcstats")

@@ -104,9 +104,9 @@ func (k osKernel) WriteFile(name string, value []byte) error {
 }
 
 func (k osKernel) ReadDir(name string) ([]string, error) {
-	d, err := os.Open(k.path(name))
+	d, err := k.openDir(name)
 	if err != nil {
-		return nil, errno(err)
+		return nil, err
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
@@ -115,7 +115,12 @@ func (k osKernel) ReadDir(name string) ([]string, error) {
 }
 
 func (k osKernel) SubDirs(name string) ([]string, error) {
-	entries, err := os.ReadDir(k.path(name))
+	d, err := k.openDir(name)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
 	if err != nil {
 		return nil, errno(err)
 	}
@@ -125,7 +130,17 @@ func (k osKernel) SubDirs(name string) ([]string, error) {
 			names = append(names, e.Name())
 		}
 	}
+	slices.Sort(names)
 	return names, nil
+}
+
+// openDir opens a directory to list it, and nothing else: a FIFO of that name would have the program wait.
+func (k osKernel) openDir(name string) (*os.File, error) {
+	fd, err := k.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func (k osKernel) Readlink(name string) (string, error) {

@@ -83,7 +83,9 @@ func (k osKernel) Signal(pid int, start uint64, signal syscall.Signal) error {
 	}
 	defer unix.Close(fd)
 	// Opened before it is looked at: if this is the right one now, the descriptor is of it.
-	if !(Process{PID: pid, Start: start}).Alive(FS{k}) {
+	if alive, err := (Process{PID: pid, Start: start}).Alive(FS{k}); err != nil {
+		return err
+	} else if !alive {
 		return unix.ESRCH
 	}
 	return unix.PidfdSendSignal(fd, signal, nil, 0)
@@ -133,7 +135,9 @@ func (k osKernel) SetAffinity(pid int, start uint64, cpus cpuset.Set) error {
 			m[cpu/64] |= 1 << (cpu % 64)
 		}
 	}
-	if !(Process{PID: pid, Start: start}).Alive(FS{k}) {
+	if alive, err := (Process{PID: pid, Start: start}).Alive(FS{k}); err != nil {
+		return err
+	} else if !alive {
 		return unix.ESRCH
 	}
 	return m.call(unix.SYS_SCHED_SETAFFINITY, pid)

@@ -78,7 +78,10 @@ func (h FS) IsVFIO(address string) (bool, error) {
 	if err != nil || driver == "" {
 		return false, err
 	}
-	return driver == "vfio-pci" || h.Exists(PCIDevice(address)+"/vfio-dev"), nil
+	if driver == "vfio-pci" {
+		return true, nil
+	}
+	return h.Has(PCIDevice(address) + "/vfio-dev")
 }
 
 // A VFIODriver is the driver a function is given to a guest with, and the module that brings it; Module is "" when
@@ -108,8 +111,8 @@ func (h FS) VFIODriver(address, want string, aliases []VFIOAlias) (VFIODriver, e
 	if moduleName(module) == "vfio_pci" {
 		name = "vfio-pci"
 	}
-	if h.Exists(PCIDriverAttr(name, "")) {
-		return VFIODriver{Name: name}, nil
+	if there, err := h.Has(PCIDriverAttr(name, "")); err != nil || there {
+		return VFIODriver{Name: name}, err
 	}
 	return VFIODriver{Name: name, Module: module}, nil
 }

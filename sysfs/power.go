@@ -49,14 +49,23 @@ func (h FS) KeepPCIAwake(address string) error {
 	return err
 }
 
-// RestorePCIPower gives a function the settings it had, where they still are those that KeepPCIAwake made.
+// RestorePCIPower gives a function the settings it had, where they still are those that KeepPCIAwake made. One that is not
+// there any more is nobody's loss, and keeps no other.
 func (h FS) RestorePCIPower(address string, before PCIPower) error {
 	now, err := h.PCIPower(address)
-	if err == nil && before.D3Cold == "1" && now.D3Cold == "0" {
-		err = h.Write(PCIDevice(address)+d3coldAttr, before.D3Cold)
+	if err != nil {
+		return err
 	}
-	if err == nil && before.Control == "auto" && now.Control == "on" {
-		err = h.Write(PCIDevice(address)+controlAttr, before.Control)
+	write := func(attr, value string) {
+		if werr := h.Write(PCIDevice(address)+attr, value); !errors.Is(werr, fs.ErrNotExist) {
+			err = errors.Join(err, werr)
+		}
+	}
+	if before.D3Cold == "1" && now.D3Cold == "0" {
+		write(d3coldAttr, before.D3Cold)
+	}
+	if before.Control == "auto" && now.Control == "on" {
+		write(controlAttr, before.Control)
 	}
 	return err
 }

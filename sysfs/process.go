@@ -2,8 +2,10 @@ package sysfs
 
 import (
 	"errors"
+	"io/fs"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -13,10 +15,13 @@ type Process struct {
 	Start uint64 `json:"start"`
 }
 
-// Alive reports whether the process still runs.
-func (p Process) Alive(h FS) bool {
+// Alive reports whether the process still runs. Where that could not be seen there is an error, and nothing is known.
+func (p Process) Alive(h FS) (bool, error) {
 	st, err := h.ProcessStat(p.PID)
-	return err == nil && st.Start == p.Start
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+		return false, nil
+	}
+	return err == nil && st.Start == p.Start, err
 }
 
 // ProcessStat is what is read of /proc/PID/stat (Documentation/filesystems/proc.rst, table 1-4).

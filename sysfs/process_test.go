@@ -49,13 +49,16 @@ func TestProcessAlive(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := sysfs.Process{PID: 812, Start: st.Start}
-	if !p.Alive(fs) || (sysfs.Process{PID: 812, Start: st.Start + 1}).Alive(fs) {
-		t.Error("it is known by when it started")
+	want := func(p sysfs.Process, want bool, what string) {
+		t.Helper()
+		if alive, err := p.Alive(fs); err != nil || alive != want {
+			t.Errorf("%s: alive %t, error %v", what, alive, err)
+		}
 	}
+	want(p, true, "it runs")
+	want(sysfs.Process{PID: 812, Start: st.Start + 1}, false, "one that started later")
 	h.RemoveProcess(812)
-	if p.Alive(fs) {
-		t.Error("it has ended")
-	}
+	want(p, false, "it has ended")
 	real, err := sysfs.New("/")
 	if err != nil {
 		t.Fatal(err)

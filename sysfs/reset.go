@@ -8,11 +8,7 @@ import (
 // ResetMethod returns how the function is reset, methods in the order in which they are tried, "" if it cannot be reset
 // (reset_method, Documentation/ABI/testing/sysfs-bus-pci).
 func (h FS) ResetMethod(address string) (string, error) {
-	name := PCIDevice(address) + "/reset_method"
-	if !h.Exists(name) {
-		return "", nil
-	}
-	return h.Read(name)
+	return h.ReadIfAny(PCIDevice(address) + "/reset_method")
 }
 
 // SetResetMethod sets the methods; the kernel takes only those that the function has.

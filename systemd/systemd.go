@@ -167,29 +167,29 @@ func (m *manager) do(ctx context.Context, call func(*connection) error) error {
 	return twice(ctx, open, func() error { return call(m.conn) }, m.drop)
 }
 
-// twice makes a call over a connection, once more over a new one if the first was lost on the way. Open connects where there is
+// twice makes a call over a connection, once more over a new one if the first was lost on the way, be it while it began. Open connects where there is
 // no connection, drop gives one up.
 func twice(ctx context.Context, open, call func() error, drop func()) error {
 	for again := false; ; again = true {
-		if err := open(); err != nil {
-			return err
+		err := open()
+		opened := err == nil
+		if opened && ctx.Err() == nil {
+			err = call()
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := call()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		}
-		if !lost(err) {
+		case err == nil:
+			return nil
+		case !lost(err):
 			return plain(err)
 		}
 		drop()
-		if again {
+		switch {
+		case again && opened:
 			return fmt.Errorf("the connection was lost, twice: %w", cause(plain(err)))
+		case again:
+			return err
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
@@ -64,7 +65,7 @@ func (u Transient) properties() []sd.Property {
 		set("Description", u.Description),
 		set("Slice", "system.slice"),
 		set("Type", "exec"), // so that a program that cannot be executed fails the start
-		sd.PropExecStart(u.Exec, false),
+		sd.PropExecStart(literal(u.Exec), false),
 		set("CollectMode", "inactive-or-failed"),
 		set("StandardOutput", "journal"),
 		set("StandardError", "journal"),
@@ -79,6 +80,15 @@ func (u Transient) properties() []sd.Property {
 		p = append(p, set("Environment", u.Environment))
 	}
 	return p
+}
+
+// literal returns a command of which systemd takes no argument for a variable of the environment: a guest may be called $HOME.
+func literal(command []string) []string {
+	command = slices.Clone(command)
+	for i := 1; i < len(command); i++ {
+		command[i] = strings.ReplaceAll(command[i], "$", "$$")
+	}
+	return command
 }
 
 // Inhibit implements [Manager].

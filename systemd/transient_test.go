@@ -90,7 +90,7 @@ func (f *fake) held() []string {
 func attendant() systemd.Transient {
 	return systemd.Transient{
 		Name: "qemu-hook-attend-x.service", Description: "Interrupts of guest “win 11”",
-		Exec: []string{"/usr/bin/qemu-hook", "attend", "a b", ""}, BindsTo: "machine-qemu\\x2d1\\x2dwin11.scope",
+		Exec: []string{"/usr/bin/qemu-hook", "attend", "a b", "", "$HOME", "a${b}$$c$", "$", "%n"}, BindsTo: "machine-qemu\\x2d1\\x2dwin11.scope",
 		RuntimeMax: 90 * time.Second, Environment: []string{"A=b c", "D="},
 	}
 }

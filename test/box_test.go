@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -93,7 +94,8 @@ type box struct {
 	t     testing.TB
 	model *sysfstest.Host
 	root  string
-	bus   string // address
+	bus   string   // address
+	wrap  []string // a program with arguments that runs the program
 
 	mu   sync.Mutex
 	last *call
@@ -126,7 +128,8 @@ func (x *box) start(stdin []byte, args ...string) *call {
 	defer x.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	c := &call{cancel: cancel, dead: make(chan struct{})}
-	c.cmd = exec.CommandContext(ctx, program(x.t), append([]string{"--root", x.root}, args...)...)
+	argv := slices.Concat(x.wrap, []string{program(x.t), "--root", x.root}, args)
+	c.cmd = exec.CommandContext(ctx, argv[0], argv[1:]...)
 	c.cmd.Dir = "/"
 	c.cmd.Env = []string{"LC_ALL=C", "PATH=/usr/bin", "DBUS_SYSTEM_BUS_ADDRESS=" + x.bus}
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = bytes.NewReader(stdin), &c.stdout, &c.stderr
@@ -234,19 +237,29 @@ func (x *box) differs(before *sysfstest.Snapshot) string {
 	if diff := sysfstest.Diff(before, x.snapshot()); diff != "" {
 		lines = append(lines, diff)
 	}
+	if left := x.onRecord(); left != "" {
+		lines = append(lines, "still on record: "+left)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// onRecord is what the program has on record, "" if nothing.
+func (x *box) onRecord() string {
+	x.t.Helper()
 	// Not through the mount: a process that waits for a file system of its own may wait for itself.
 	fs := x.model.FS()
 	names, err := fs.ReadDir(stateDir)
 	if err != nil && !errors.Is(err, syscall.ENOENT) {
 		x.t.Fatal(err)
 	}
+	var files []string
 	for _, name := range names {
 		if name != "lock" && name != hook.RefusalsDocument && name != hook.ReportsRing {
 			b, _ := fs.ReadFile(stateDir + "/" + name)
-			lines = append(lines, "still on record: "+name+": "+string(b))
+			files = append(files, name+": "+string(b))
 		}
 	}
-	return strings.Join(lines, "\n")
+	return strings.Join(files, "\n")
 }
 
 // writeConfig gives the host a configuration.

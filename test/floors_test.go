@@ -26,7 +26,8 @@ var floors = [][]string{
 	{"domain", "journal", "systemd", "sysfs"},
 	{"sysfs/sysfstest"},
 	{"hook"},
-	{"hook/prepare", "hook/release"},
+	{"hook/prepare", "hook/release", "hook/scripts", "hook/topology"},
+	{"hook/suggest"},
 	{"cmd/qemu-hook"},
 }
 

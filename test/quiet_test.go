@@ -47,7 +47,10 @@ func realMasks(t *testing.T, host sysfs.FS) masks {
 		t.Fatal(err)
 	}
 	for _, p := range threads {
-		if cpus, err := host.ThreadCPUs(p); err == nil && p.Alive(host) {
+		if alive, _ := p.Alive(host); !alive {
+			continue
+		}
+		if cpus, err := host.ThreadCPUs(p); err == nil {
 			m.threads[p] = cpus
 		}
 	}

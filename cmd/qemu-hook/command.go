@@ -26,6 +26,7 @@ type command struct {
 	args string // for the usage line
 	text string // for help
 	json bool   // takes --json
+	svg  bool   // takes --svg
 	noIO bool   // takes no --xml and no --config
 	only bool   // takes --config-only
 	// flags adds what only this command takes.
@@ -50,8 +51,12 @@ func commands() []command {
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
+		{name: "topology", args: "", text: helpTopology, json: true, svg: true, run: runTopology},
+		{name: "suggest", args: "[NAME]", text: helpSuggest, run: runSuggest},
+		{name: "snapshot", args: "[FILE]", text: helpSnapshot, run: runSnapshot},
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
+		{name: "import", args: "[DIR]", text: helpImport, noIO: true, run: runImport},
 		{name: "install", args: "", text: helpInstall, noIO: true, flags: installFlags, run: runInstall},
 		{name: "uninstall", args: "", text: helpUninstall, noIO: true, flags: uninstallFlags, run: runUninstall},
 		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
@@ -114,6 +119,9 @@ func (c command) flagSet(o *options) *flag.FlagSet {
 	}
 	if c.only {
 		set.BoolVar(&o.configOnly, "config-only", false, "")
+	}
+	if c.svg {
+		set.StringVar(&o.svg, "svg", "", "FILE")
 	}
 	if c.flags != nil {
 		c.flags(set, o)
@@ -254,25 +262,25 @@ func runNeeds(o options, args []string) error {
 }
 
 // planOf plans as prepare would, without the lock. An ordinary user may not see what guests hold: the plan says so.
-func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
+func planOf(o options, args []string) (*hook.Host, *domain.Needs, *prepare.Plan, error) {
 	name, err := oneName(args)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h, err := newHost(o)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	n, err := readNeeds(h.FS, o, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	cfg, err := loadConfig(h, o)
 	if err == nil {
 		cfg, err = cfg.ForGuest(n.Guest.Name, n.Metadata)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	h.Config = cfg
 	unseen := false
@@ -280,23 +288,23 @@ func planOf(o options, args []string) (*hook.Host, *prepare.Plan, error) {
 		h.Ledger = &hook.Ledger{Guests: map[string]*hook.Guest{}}
 		h.State, unseen = nil, true
 	} else if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if !cfg.Enabled || n.Empty() {
-		return h, &prepare.Plan{Guest: n.Guest}, nil
+		return h, n, &prepare.Plan{Guest: n.Guest}, nil
 	}
 	p, err := prepare.NewPlan(context.Background(), h, n)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if unseen {
 		p.Warnings = append(p.Warnings, "what other guests hold is not seen: that needs root")
 	}
-	return h, p, nil
+	return h, n, p, nil
 }
 
 func runPlan(o options, args []string) error {
-	_, p, err := planOf(o, args)
+	_, _, p, err := planOf(o, args)
 	if err != nil {
 		return err
 	}
@@ -304,31 +312,6 @@ func runPlan(o options, args []string) error {
 		return printJSON(planJSON(p))
 	}
 	printPlan(p)
-	return nil
-}
-
-func runCheck(o options, args []string) error {
-	if o.configOnly {
-		return checkConfig(o, args)
-	}
-	h, p, err := planOf(o, args)
-	if err != nil {
-		return err
-	}
-	for _, w := range p.Warnings {
-		warnf("%s", w)
-	}
-	for _, r := range p.Refusals {
-		errorf("%s", r)
-	}
-	if len(p.Refusals) > 0 {
-		hintf("%s would not start; qemu-hook plan shows the rest", p.Guest.Name)
-		return errSaid
-	}
-	for _, a := range p.Advice(context.Background(), h) {
-		out("advice: %s", a)
-	}
-	out("%s: nothing is in the way", p.Guest.Name)
 	return nil
 }
 
@@ -380,6 +363,9 @@ func runRecover(o options, args []string) error {
 		leaveMetrics(h, o, hook.Outcome{Op: "recover"})
 		out("no guest holds anything")
 		return nil
+	}
+	if err := checkProgram(h, o); err != nil {
+		warnf("%v", err)
 	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)

@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
+	"qemu-hook/hook/topology"
 	"qemu-hook/sysfs"
 )
 
@@ -112,50 +111,35 @@ func runHolders(o options, args []string) error {
 	return nil
 }
 
-// groupRow is an IOMMU group, for programs.
-type groupRow struct {
-	Group     string        `json:"group"`
-	Functions []functionRow `json:"functions"`
-}
-
-type functionRow struct {
-	Address string `json:"address"`
-	ID      string `json:"id"`
-	Driver  string `json:"driver"`
-	Class   string `json:"class"` // four hexadecimal digits
-	Name    string `json:"name"`
-	Guest   string `json:"guest"` // who has it
-}
-
 func runGroups(o options, args []string) error {
 	if len(args) > 0 {
 		return usageError("groups takes no name: it shows all groups")
 	}
-	h, err := newHost(o)
+	h, unseen, err := lookHost(o)
 	if err != nil {
 		return err
 	}
-	unseen := false
-	if err := h.LoadLedger(); errors.Is(err, os.ErrPermission) {
-		h.Ledger, unseen = &hook.Ledger{}, true
-	} else if err != nil {
-		return err
-	}
-	groups, err := gatherGroups(h)
+	groups, err := topology.ReadGroups(h.FS, func(address string) string {
+		if owner := h.Ledger.PCIOwner(address, ""); owner != nil {
+			return owner.Name
+		}
+		return ""
+	})
 	if err != nil {
 		return err
 	}
+	groups = slices.DeleteFunc(groups, func(g topology.Group) bool { return g.ID == "" })
 	if o.json {
 		return printJSON(struct {
-			Groups []groupRow `json:"groups"`
-			Unseen bool       `json:"unseen"` // which guests have functions
+			Groups []topology.Group `json:"groups"`
+			Unseen bool             `json:"unseen"` // which guests have functions
 		}{groups, unseen})
 	}
 	if len(groups) == 0 {
 		return errors.New("there are no IOMMU groups: the IOMMU is off; turn on VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on")
 	}
 	for _, g := range groups {
-		out("group %s", g.Group)
+		out("group %s", g.ID)
 		for _, f := range g.Functions {
 			driver, guest := f.Driver, ""
 			if driver == "" {
@@ -171,51 +155,6 @@ func runGroups(o options, args []string) error {
 		out("not seen: which guests have functions; try sudo qemu-hook groups")
 	}
 	return nil
-}
-
-func gatherGroups(h *hook.Host) ([]groupRow, error) {
-	const dir = "/sys/kernel/iommu_groups"
-	names, err := h.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, &sysfs.Error{Op: "list", Path: dir, Err: err}
-	}
-	number := func(s string) int { n, _ := strconv.Atoi(s); return n }
-	slices.SortFunc(names, func(a, b string) int { return number(a) - number(b) })
-	groups, ids := []groupRow{}, []string{}
-	for _, name := range names {
-		g := groupRow{Group: name, Functions: []functionRow{}}
-		members, err := h.IOMMUGroup(name)
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range members {
-			f := functionRow{Address: a}
-			if f.ID, err = h.PCIID(a); err != nil {
-				return nil, err
-			}
-			if f.Driver, err = h.PCIDriver(a); err != nil {
-				return nil, err
-			}
-			class, err := h.PCIClass(a)
-			if err != nil {
-				return nil, err
-			}
-			f.Class = fmt.Sprintf("%04x", class>>8)
-			if owner := h.Ledger.PCIOwner(a, ""); owner != nil {
-				f.Guest = owner.Name
-			}
-			ids = append(ids, f.ID)
-			g.Functions = append(g.Functions, f)
-		}
-		groups = append(groups, g)
-	}
-	known := h.PCINames(ids)
-	for _, g := range groups {
-		for i := range g.Functions {
-			g.Functions[i].Name = known[g.Functions[i].ID]
-		}
-	}
-	return groups, nil
 }
 
 func runBind(o options, args []string) error {
@@ -241,6 +180,9 @@ func changeByHand(o options, what string, args []string, f func(context.Context,
 	}
 	h, err := newHost(o)
 	if err != nil {
+		return err
+	}
+	if err := checkProgram(h, o); err != nil {
 		return err
 	}
 	list, err := addresses(h, args)

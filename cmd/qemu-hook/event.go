@@ -80,8 +80,8 @@ func eventStatus(ev hook.Event, err error) int {
 // onRecord reports whether any guest has anything, or a killed hook left the beginnings of a record, which the next
 // one to take the lock removes.
 func onRecord(h *hook.Host) bool {
-	if h.Exists(stateDir + "/" + hook.LedgerDocument) {
-		return true
+	if there, err := h.Has(stateDir + "/" + hook.LedgerDocument); err != nil || there {
+		return true // and what is wrong is said when it is read
 	}
 	names, err := h.ReadDir(stateDir)
 	if err == nil && slices.ContainsFunc(names, func(name string) bool { return strings.HasPrefix(name, ".") }) {
@@ -132,6 +132,11 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 		}
 		return nil
 	}
+	if err := checkProgram(h, o); err != nil && op == "prepare" {
+		return refuseUnlocked(ctx, h, n.Guest, err)
+	} else if err != nil {
+		h.Logf(hook.Warning, "%s %s goes on all the same: %v", op, name, err)
+	}
 	cfg, err := loadConfig(h, o)
 	if err == nil && op == "prepare" {
 		cfg, err = cfg.ForGuest(name, n.Metadata)
@@ -161,7 +166,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 			}
 			return err
 		case "reconnect":
-			return h.Reconnect(ctx, uuid, name)
+			return h.Reconnect(ctx, uuid, name, by)
 		}
 		return nil
 	})

@@ -24,7 +24,7 @@ Flags, before or after the name:
                  any within 2 s, else the definition that libvirt stores for NAME
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
-  --json         for programs: plan, needs, status, log, holders, groups
+  --json         for programs: plan, needs, status, log, holders, groups, topology
   --config-only  check: read the configuration alone, whoever owns it
   --all          log: all that is remembered
   --follow       log: what comes, as it comes
@@ -67,9 +67,11 @@ what runs beside the guest is started: what keeps the host awake, what looks for
 	helpNothing   = `an event of libvirt's at which this hook does nothing`
 	helpPlan      = `what prepare would do, line by line; nothing is changed`
 	helpNeeds     = `what a domain XML asks for, whatever the host is`
-	helpCheck     = `every reason why prepare would fail, and every warning
-Nothing is changed. The exit status is 1 if there is a reason. With --config-only nothing but the
-configuration is read, by default /etc/qemu-hook/config.toml, and its owner does not matter.`
+	helpCheck     = `every reason why prepare would fail, and what gets in the way
+Nothing is changed. The exit status is 1 if there is a reason, or if something cannot work as it is; advice
+does not count. It looks around on the host, too: at other hooks that do the same work, at who may change and
+run hooks, at SELinux and AppArmor, the kernel, the IOMMU, and daemons. Without NAME and XML it only does that.
+With --config-only nothing but the configuration is read, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
 	helpLog = `what became of a guest's last run, step by step
@@ -85,11 +87,25 @@ compute, i2c, sound. Nobody is disturbed by the look. What an ordinary user cann
 not seen, never free.`
 	helpGroups = `the IOMMU groups with their functions and drivers
 A group goes to a guest as a whole. Names come from the host's pci.ids, if it has one.`
+	helpTopology = `a picture of the host and of who has what of it
+Sockets, NUMA nodes, caches, cores, threads; memory and pages; IOMMU groups and functions with drivers. With --svg FILE it is drawn
+into a file that browsers show ("-" is standard output). What cannot be read is called not known.`
+	helpSuggest = `what a guest's XML should say of CPUs, nodes and pages
+Printed are <cputune>, <numatune>, <iothreads> and <hugepages> that fit this host and the guest's size, as XML to paste, with
+a reason each: whole cores, of one cache or node, on the node of its PCI functions, fast cores first, CPU 0 left to the host,
+nothing that other guests have. Nothing is changed. A guest that does not fit is told what would.`
+	helpSnapshot = `what this program reads of the host, for a bug report
+It goes to FILE, or to standard output, as text in the format of txtar, and can be loaded as a model of the host: with the
+domain's XML it shows others the same plan. User names, the host's name and home directories are replaced, arguments of
+programs left out; serial numbers, hardware addresses and names of file systems are not in it. Read it before you send it.`
 	helpBind = `put PCI functions on vfio without a guest, until unbind
 Until then, or until a reboot. By the same steps, with the same refusals and records as for a guest: qemu-hook check says what they
 would be. A guest that uses such a function leaves it there.`
 	helpUnbind = `give back what bind has taken, or what stayed
 Those that stayed on vfio after their guest by gpu.give_back = "stay" are given back, too.`
+	helpImport = `what becomes of the hook scripts that are there
+Nothing is changed. Reads libvirt's folder of hooks, or DIR: which lines are needless, what the configuration says instead, and
+what was not understood, with file and line. What it prints can be used as the configuration.`
 	helpInstall = `put the program, its hook and the unit for recover in place
 The program goes to /usr/bin, a link to it to /etc/libvirt/hooks/qemu.d, a unit that gives back what guests
 left goes to /etc/systemd/system. Hooks that would do the same work, and other files that are in the

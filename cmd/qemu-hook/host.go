@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -93,25 +94,21 @@ func newWorker(o options) func(*os.File) hook.SlowRunner {
 
 // loadConfig reads the configuration: the file named by --config, else the host's own, which need not exist.
 func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
+	if o.config == "" && (o.root == "" || os.Geteuid() == 0) {
+		// Looked at before it is read: a FIFO in its place would hold up the guest, and whoever may take the file away decides
+		// as much as whoever may write to it.
+		if there, err := trustConfig(h); err != nil {
+			return nil, err
+		} else if !there {
+			return hook.DefaultConfig(), nil
+		}
+	}
 	name, data, err := readConfig(h.FS, o)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && o.config == "":
+	case errors.Is(err, fs.ErrNotExist) && o.config == "" && !h.Exists(configFile):
 		return hook.DefaultConfig(), nil
 	case err != nil:
 		return nil, err
-	}
-	if o.config == "" && (o.root == "" || os.Geteuid() == 0) {
-		file, err := h.Lstat(configFile)
-		if err != nil {
-			return nil, &sysfs.Error{Op: "look at", Path: configFile, Err: err}
-		}
-		dir, err := h.Lstat(filepath.Dir(configFile))
-		if err != nil {
-			return nil, &sysfs.Error{Op: "look at", Path: filepath.Dir(configFile), Err: err}
-		}
-		if err := hook.CheckConfigOwner(file, dir, configFile); err != nil {
-			return nil, err
-		}
 	}
 	return hook.ParseConfig(name, data)
 }
@@ -119,13 +116,69 @@ func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
 // readConfig returns the configuration's text and the name by which errors call it.
 func readConfig(host sysfs.FS, o options) (name string, data []byte, err error) {
 	if o.config != "" {
-		if data, err = os.ReadFile(o.config); err != nil {
+		if data, err = readBounded(o.config); err != nil {
 			err = fmt.Errorf("cannot read the configuration: %w", err)
 		}
 		return o.config, data, err
 	}
-	if data, err = host.ReadFile(configFile); err != nil {
+	local, err := host.Local(configFile)
+	if err == nil {
+		data, err = readBounded(local)
+	}
+	if err != nil {
 		err = &sysfs.Error{Op: "read", Path: configFile, Err: err}
 	}
 	return configFile, data, err
+}
+
+// readBounded reads as much of a file as a configuration may have, and a byte more, by which it is too long.
+func readBounded(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, hook.MaxConfig+1))
+}
+
+// trustConfig refuses the host's configuration if others than root have a say in it, and reports whether there is one.
+func trustConfig(h *hook.Host) (there bool, err error) {
+	dir, err := h.Lstat(filepath.Dir(configFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, &sysfs.Error{Op: "look at", Path: filepath.Dir(configFile), Err: err}
+	}
+	errs := hook.CheckOwnDir(dir, filepath.Dir(configFile))
+	file, err := h.Lstat(configFile)
+	switch {
+	case err == nil:
+		return true, errors.Join(errs, hook.CheckOwnFile(file, configFile))
+	case errs != nil || errors.Is(err, fs.ErrNotExist):
+		return false, errs
+	}
+	return false, &sysfs.Error{Op: "look at", Path: configFile, Err: err}
+}
+
+// checkProgram refuses to change the running host by a program that others than root can replace.
+func checkProgram(h *hook.Host, o options) error {
+	if o.root != "" {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot tell where this program lies: %w", err)
+	}
+	dir, err := h.Lstat(filepath.Dir(self))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed meanwhile, as by an upgrade
+	} else if err != nil {
+		return &sysfs.Error{Op: "look at", Path: filepath.Dir(self), Err: err}
+	}
+	// The file that runs, whatever its name means by now.
+	file, err := h.Stat("/proc/self/exe")
+	if err != nil {
+		return &sysfs.Error{Op: "look at", Path: self, Err: err}
+	}
+	return hook.CheckProgram(file, dir, self)
 }

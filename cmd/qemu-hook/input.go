@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -60,12 +59,17 @@ func openXML(h sysfs.FS, o options, name string) (r io.ReadCloser, from string, 
 		return nil, "", fmt.Errorf("%q is no guest's name: libvirt allows no slash", name)
 	}
 	for _, dir := range storedDefinitions {
-		b, err := h.ReadFile(dir + name + ".xml")
+		local, err := h.Local(dir + name + ".xml")
+		if err != nil {
+			return nil, "", err
+		}
+		f, err := os.Open(local)
 		switch {
 		case err == nil:
-			return io.NopCloser(bytes.NewReader(b)), dir + name + ".xml", nil
+			return f, dir + name + ".xml", nil
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, "", fmt.Errorf("cannot read %s: %w; as an ordinary user try: virsh dumpxml %s | qemu-hook …", dir+name+".xml", err, name)
+			return nil, "", fmt.Errorf("%w; as an ordinary user try: virsh dumpxml %s | qemu-hook …",
+				&sysfs.Error{Op: "read", Path: dir + name + ".xml", Err: err}, name)
 		}
 	}
 	return nil, "", fmt.Errorf("libvirt has no guest %q: neither %s nor %s has its definition; see virsh list --all, or give --xml FILE",

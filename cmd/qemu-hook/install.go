@@ -284,7 +284,10 @@ func (in *installation) unaware(h *hook.Host) *hook.Process {
 // overlooked says that libvirt's daemon may not know of the hook; "" if it does, or there is none.
 func overlooked(h *hook.Host, o options) string {
 	in, err := loadInstallation(o.root)
-	if err != nil || in.Unaware == nil || !in.Unaware.Alive(h.FS) {
+	if err != nil || in.Unaware == nil {
+		return ""
+	}
+	if alive, err := in.Unaware.Alive(h.FS); !alive || err != nil {
 		return ""
 	}
 	reports, _ := h.Reports()

@@ -56,6 +56,7 @@ type options struct {
 	config string
 	xml    string
 	json   bool
+	svg    string
 	// configOnly has check look at nothing but the configuration.
 	configOnly bool
 	// dryRun has install and uninstall say what they would do, replace has install move aside what is in the way.

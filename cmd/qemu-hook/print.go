@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -46,14 +47,20 @@ func fail(err error) int {
 	return 1
 }
 
-// reasons are the sentences that an error holds, one for each line.
+// reasons are the sentences that an error holds, one for each line. What several parts of the work failed for is said once.
 func reasons(err error) []string {
 	var refusal *hook.Refusal
 	text := err.Error()
 	if errors.As(err, &refusal) {
 		text = strings.Join(refusal.Reasons, "\n")
 	}
-	return strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	var all []string
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		if !slices.Contains(all, line) {
+			all = append(all, line)
+		}
+	}
+	return all
 }
 
 // lastLine is the longest that libvirt's own message leaves room for.
@@ -69,7 +76,7 @@ func failEvent(err error) int {
 	}
 	short := shorten(last)
 	if short != all[0] {
-		for _, r := range all {
+		for _, r := range hook.FirstReasons(all) {
 			fmt.Fprintf(os.Stderr, "%s\n", r)
 		}
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -34,5 +36,14 @@ func TestShorten(t *testing.T) {
 	}
 	if got := shorten(strings.Repeat("–", 100)); len(got) > lastLine || !utf8.ValidString(got) {
 		t.Errorf("a word without an end became %q", got)
+	}
+}
+
+// What several parts of the work failed for is one reason.
+func TestReasonsOnce(t *testing.T) {
+	full := errors.New("cannot keep the ledger: no space left on device")
+	got := reasons(errors.Join(full, errors.New("cannot give back huge pages"), full))
+	if want := []string{full.Error(), "cannot give back huge pages"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

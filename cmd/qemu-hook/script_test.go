@@ -212,3 +212,37 @@ func scriptShort(ts *testscript.TestScript, _ bool, _ []string) {
 		ts.Fatalf("the last line is no whole sentence: %s", last)
 	}
 }
+
+// TestHooks has the program read hooks of the kinds that people have: what import makes of each tree, and what check says
+// of it. The trees are the scripts' own folder, $WORK, which is a host without anything else. Beside the commands of
+// [TestScript] there is:
+//
+//	accepted FILE   the file is a configuration without mistakes
+func TestHooks(t *testing.T) {
+	trees, err := filepath.Glob("testdata/hooks/*.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d trees of hooks", len(trees))
+	if len(trees) < 20 {
+		t.Errorf("%d trees of hooks, want 20", len(trees))
+	}
+	testscript.RunT(scriptT{t}, testscript.Params{
+		Dir: "testdata/hooks", RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("QEMU_HOOK_UPDATE") != "",
+		Setup: func(env *testscript.Env) error {
+			boot := filepath.Join(env.WorkDir, "proc/sys/kernel/random")
+			return errors.Join(setUpScript(env), os.MkdirAll(boot, 0o755), os.WriteFile(filepath.Join(boot, "boot_id"), []byte("of-the-test\n"), 0o644))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"host": scriptHost, "exits": scriptExits, "as-user": scriptAsUser, "accepted": scriptAccepted,
+		},
+	})
+}
+
+func scriptAccepted(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: accepted FILE")
+	}
+	_, err := hook.ParseConfig(args[0], []byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+}

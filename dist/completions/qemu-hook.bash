@@ -60,8 +60,12 @@ _qemu_hook() {
 	recover) flags='--config --root --xml' ;;
 	holders) flags='--config --json --root --xml' ;;
 	groups) flags='--config --json --root --xml' ;;
+	topology) flags='--config --json --root --svg --xml' ;;
+	suggest) flags='--config --root --xml' ;;
+	snapshot) flags='--config --root --xml' ;;
 	bind) flags='--config --root --xml' ;;
 	unbind) flags='--config --root --xml' ;;
+	import) flags='--root' ;;
 	install) flags='--dry-run --replace --root' ;;
 	uninstall) flags='--dry-run --root' ;;
 	demo) flags='--root' ;;
@@ -69,14 +73,14 @@ _qemu_hook() {
 	help) flags='--root' ;;
 	esac
 	if [[ -z $command ]]; then
-		words=(prepare release start started stopped reconnect plan needs check status log recover holders groups bind unbind install uninstall demo version help --root)
+		words=(prepare release start started stopped reconnect plan needs check status log recover holders groups topology suggest snapshot bind unbind import install uninstall demo version help --root)
 	elif [[ $cur == -* ]]; then
 		read -ra words <<<"$flags"
 	else
 		case $command in
-		prepare | release | start | started | stopped | reconnect | plan | needs | check | log | recover) mapfile -t words < <(_qemu_hook_names) ;;
+		prepare | release | start | started | stopped | reconnect | plan | needs | check | log | recover | suggest) mapfile -t words < <(_qemu_hook_names) ;;
 		holders | bind | unbind) mapfile -t words < <(_qemu_hook_addresses) ;;
-		help) words=(prepare release start started stopped reconnect plan needs check status log recover holders groups bind unbind install uninstall demo version help) ;;
+		help) words=(prepare release start started stopped reconnect plan needs check status log recover holders groups topology suggest snapshot bind unbind import install uninstall demo version help) ;;
 		esac
 	fi
 	COMPREPLY=()

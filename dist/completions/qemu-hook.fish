@@ -48,7 +48,7 @@ complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -a '(__qemu_hook_names)'
-complete -c qemu-hook -n __fish_use_subcommand -a check -d 'every reason why prepare would fail, and every warning'
+complete -c qemu-hook -n __fish_use_subcommand -a check -d 'every reason why prepare would fail, and what gets in the way'
 complete -c qemu-hook -n '__fish_seen_subcommand_from check' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from check' -l config-only
 complete -c qemu-hook -n '__fish_seen_subcommand_from check' -l xml -r -F
@@ -75,6 +75,18 @@ complete -c qemu-hook -n __fish_use_subcommand -a groups -d 'the IOMMU groups wi
 complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l xml -r -F
+complete -c qemu-hook -n __fish_use_subcommand -a topology -d 'a picture of the host and of who has what of it'
+complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l config -r -F
+complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l json
+complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l svg -r -F
+complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l xml -r -F
+complete -c qemu-hook -n __fish_use_subcommand -a suggest -d 'what a guest\'s XML should say of CPUs, nodes and pages'
+complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -l config -r -F
+complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -l xml -r -F
+complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -a '(__qemu_hook_names)'
+complete -c qemu-hook -n __fish_use_subcommand -a snapshot -d 'what this program reads of the host, for a bug report'
+complete -c qemu-hook -n '__fish_seen_subcommand_from snapshot' -l config -r -F
+complete -c qemu-hook -n '__fish_seen_subcommand_from snapshot' -l xml -r -F
 complete -c qemu-hook -n __fish_use_subcommand -a bind -d 'put PCI functions on vfio without a guest, until unbind'
 complete -c qemu-hook -n '__fish_seen_subcommand_from bind' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from bind' -l xml -r -F
@@ -83,6 +95,7 @@ complete -c qemu-hook -n __fish_use_subcommand -a unbind -d 'give back what bind
 complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -a '(__qemu_hook_addresses)'
+complete -c qemu-hook -n __fish_use_subcommand -a import -d 'what becomes of the hook scripts that are there'
 complete -c qemu-hook -n __fish_use_subcommand -a install -d 'put the program, its hook and the unit for recover in place'
 complete -c qemu-hook -n '__fish_seen_subcommand_from install' -l dry-run
 complete -c qemu-hook -n '__fish_seen_subcommand_from install' -l replace
@@ -91,4 +104,4 @@ complete -c qemu-hook -n '__fish_seen_subcommand_from uninstall' -l dry-run
 complete -c qemu-hook -n __fish_use_subcommand -a demo -d 'the main job on a model host: no root, no GPU, no libvirt'
 complete -c qemu-hook -n __fish_use_subcommand -a version -d 'print the version'
 complete -c qemu-hook -n __fish_use_subcommand -a help -d 'print this, or more about a command'
-complete -c qemu-hook -n '__fish_seen_subcommand_from help' -a 'prepare release start started stopped reconnect plan needs check status log recover holders groups bind unbind install uninstall demo version help'
+complete -c qemu-hook -n '__fish_seen_subcommand_from help' -a 'prepare release start started stopped reconnect plan needs check status log recover holders groups topology suggest snapshot bind unbind import install uninstall demo version help'

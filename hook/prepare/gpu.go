@@ -2,7 +2,9 @@ package prepare
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -27,9 +29,12 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 		return p, err
 	}
 	refuseTaken(h, n, functions, &p)
+	if functions, err = inOrder(h, functions); err != nil {
+		return p, err
+	}
 	iommuOff := false
 	var power, drivers []hook.Change
-	for _, f := range inOrder(h, functions) {
+	for _, f := range functions {
 		if ok, err := available(h, n, f.Address, &p); err != nil || !ok {
 			if err != nil {
 				return p, err
@@ -63,8 +68,7 @@ func (pciStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.Prop
 	}
 	p.Changes = append(power, drivers...)
 	if iommuOff {
-		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; " +
-			"turn on VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on")
+		p.Refuse("the IOMMU is off: the guest's PCI functions are in no IOMMU group; %s", iommuRemedy(h))
 	}
 	return p, nil
 }
@@ -108,20 +112,25 @@ func slot(address string) string {
 
 // inOrder returns the functions in the order in which they leave the host: sound first, whose users let go when they are
 // told, then whatever else the card has, the display last. They come back the other way round.
-func inOrder(h *hook.Host, functions []domain.Function) []domain.Function {
-	rank := func(f domain.Function) int {
-		class, _ := h.PCIClass(f.Address)
+func inOrder(h *hook.Host, functions []domain.Function) ([]domain.Function, error) {
+	rank := map[string]int{}
+	for _, f := range functions {
+		class, err := h.PCIClass(f.Address)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // one that does not exist is refused
+			return nil, err
+		}
 		switch class >> 16 {
 		case 0x04:
-			return 0
+			rank[f.Address] = 0
 		case 0x03:
-			return 2
+			rank[f.Address] = 2
+		default:
+			rank[f.Address] = 1
 		}
-		return 1
 	}
 	ordered := slices.Clone(functions)
-	slices.SortStableFunc(ordered, func(a, b domain.Function) int { return rank(a) - rank(b) })
-	return ordered
+	slices.SortStableFunc(ordered, func(a, b domain.Function) int { return rank[a.Address] - rank[b.Address] })
+	return ordered, nil
 }
 
 // refuseTaken refuses the functions that other guests have, all of one guest in one sentence.
@@ -151,10 +160,11 @@ func refuseTaken(h *hook.Host, n *domain.Needs, functions []domain.Function, p *
 // available refuses a function that is not there, cannot be passed through or is stuck; ok is false for those that other
 // guests have, too.
 func available(h *hook.Host, n *domain.Needs, address string, p *hook.Proposal) (ok bool, err error) {
-	if h.Ledger.PCIOwner(address, n.Guest.UUID) != nil && h.Exists(sysfs.PCIDevice(address)) {
-		return false, nil
+	there, err := h.Has(sysfs.PCIDevice(address))
+	if err != nil || there && h.Ledger.PCIOwner(address, n.Guest.UUID) != nil {
+		return false, err
 	}
-	if !h.Exists(sysfs.PCIDevice(address)) {
+	if !there {
 		p.Refuse("PCI function %s does not exist; see lspci -D for those that do, and correct the domain's <hostdev>", address)
 		return false, nil
 	}
@@ -186,12 +196,16 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 	if err != nil {
 		return nil, nil, err
 	}
+	now, err := h.PCIDriver(f.Address)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, r := range recorded {
 		switch d, ok := r.(*hook.PCIDriver); {
 		case r.Subject() != f.Address:
 		case !ok:
 			before = append(before, r)
-		case d.To == vfio.Name && d.From != d.To:
+		case d.To == vfio.Name && d.From != d.To && d.From != now:
 			way = []hook.Change{d}
 		}
 	}
@@ -200,11 +214,11 @@ func planFunction(h *hook.Host, n *domain.Needs, f domain.Function, functions []
 		return before, way, claimPort(h, f.Address, p)
 	}
 	before = nil
-	c := &hook.PCIDriver{Address: f.Address, To: vfio.Name, Module: vfio.Module, Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan}
-	if c.ID, err = h.PCIID(f.Address); err != nil {
-		return nil, nil, err
+	c := &hook.PCIDriver{
+		Address: f.Address, To: vfio.Name, Module: vfio.Module, From: now,
+		Stay: h.Config.GPU.GiveBack[f.Address] == hook.GiveBackStay, Rescan: h.Config.GPU.Rescan,
 	}
-	if c.From, err = h.PCIDriver(f.Address); err != nil {
+	if c.ID, err = h.PCIID(f.Address); err != nil {
 		return nil, nil, err
 	}
 	if c.FromOverride, err = h.PCIOverride(f.Address); err != nil {

@@ -25,11 +25,12 @@ func guard(h *hook.Host, n *domain.Needs, address string) ([]string, error) {
 		return nil, err
 	}
 	if !vfio { // else nothing of the host's is left below it
-		disks, interfaces, err := h.Inhabitants(address)
+		watched, unseen := h.Wary()
+		disks, interfaces, err := watched.Inhabitants(address)
 		if err != nil {
 			return nil, err
 		}
-		uses, err := diskUses(h, disks)
+		uses, err := diskUses(watched, disks)
 		if err != nil {
 			return nil, err
 		}
@@ -37,9 +38,12 @@ func guard(h *hook.Host, n *domain.Needs, address string) ([]string, error) {
 			refuse(someOf(uses))
 		}
 		for _, i := range interfaces {
-			for _, use := range h.NetUse(i) {
+			for _, use := range watched.NetUse(i) {
 				refuse(i + " " + use)
 			}
+		}
+		if err := unseen(); err != nil && len(reasons) == 0 {
+			return nil, fmt.Errorf("cannot tell whether the host needs %s: %w", h.FormatPCI(address), err)
 		}
 	}
 	vfs, err := h.VFs(address)
@@ -89,7 +93,7 @@ func displayCard(h *hook.Host, address string) (bool, error) {
 }
 
 // diskUses says what disks are used for.
-func diskUses(h *hook.Host, disks []string) ([]string, error) {
+func diskUses(h sysfs.FS, disks []string) ([]string, error) {
 	if len(disks) == 0 {
 		return nil, nil
 	}

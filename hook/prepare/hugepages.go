@@ -45,7 +45,9 @@ func planCompaction(h *hook.Host, n *domain.Needs, p *hook.Proposal) error {
 	if h.Config.Compact != hook.Always || !isQuiet(h, n) {
 		return nil
 	}
-	if h.ModuleLoaded("zfs") {
+	if zfs, err := h.ModuleLoaded("zfs"); err != nil {
+		return err
+	} else if zfs {
 		p.Note("memory is not compacted: ZFS is loaded, which has made kernels crash then (openzfs/zfs issue 15140)")
 		return nil
 	}
@@ -184,8 +186,11 @@ func (b *budget) pool(p sysfs.Pool) (*poolBudget, error) {
 		return pb, nil
 	}
 	pb := new(poolBudget)
-	var err error
-	if b.h.HasPool(p) {
+	there, err := b.h.HasPool(p)
+	if err != nil {
+		return nil, err
+	}
+	if there {
 		if pb.free, pb.lacking, err = b.h.AvailablePages(p, b.uuid); err != nil {
 			return nil, err
 		}

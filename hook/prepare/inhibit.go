@@ -26,7 +26,9 @@ func (inhibitStep) Plan(_ context.Context, h *hook.Host, n *domain.Needs) (hook.
 	if len(what) == 0 {
 		return p, nil
 	}
-	if !h.Exists("/run/systemd/system") {
+	if there, err := h.HasSystemd(); err != nil {
+		return p, err
+	} else if !there {
 		if h.Config.Inhibit != nil || slices.Contains(h.Config.Required, inhibitStep{}.Name()) {
 			p.Warn("the host is not kept from %s: that takes systemd", strings.Join(what, " and "))
 		}

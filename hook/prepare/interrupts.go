@@ -27,7 +27,11 @@ func (interruptsStep) Plan(ctx context.Context, h *hook.Host, n *domain.Needs) (
 	stop := h.Config.CPUs.IRQBalance == hook.IRQBalanceStop
 	daemon, err := hook.FindIRQBalance(h.FS)
 	runs := daemon != nil
-	if daemon == nil && err == nil && h.Exists("/run/systemd/system") {
+	there := false
+	if daemon == nil && err == nil {
+		there, err = h.HasSystemd()
+	}
+	if there {
 		// One that has no socket that is known here.
 		ask, cancel := context.WithTimeout(ctx, askTimeout)
 		defer cancel()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -76,6 +77,9 @@ func newPlan(ctx context.Context, h *hook.Host, n *domain.Needs, quiet bool) (*P
 	}
 	if n.Guest.UUID == "" {
 		p.Refusals = append(p.Refusals, "the domain XML has no <uuid>, by which the guest is known again; take it from: virsh dumpxml")
+	}
+	if err := n.Guest.CheckName(); err != nil {
+		p.Refusals = append(p.Refusals, err.Error())
 	}
 	if h.Ledger.Guests[n.Guest.UUID] != nil {
 		if runs, err := h.QEMURuns(n.Guest.UUID, n.Guest.Name); runs {
@@ -160,7 +164,11 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		if err := h.NoteSeconds(uuid); err != nil {
 			warnings = append(warnings, err.Error())
 		}
-		return warnings, h.Remember(uuid, n.Guest.Name, nil)
+		// The host is prepared, whatever is the matter with the list of those that were refused.
+		if rerr := h.Remember(uuid, n.Guest.Name, nil); rerr != nil {
+			warnings = append(warnings, rerr.Error())
+		}
+		return warnings, nil
 	}
 	reasons := []string{err.Error()}
 	var refusal *hook.Refusal
@@ -201,7 +209,8 @@ func Bind(ctx context.Context, h *hook.Host, addresses []string) (warnings []str
 	}
 	// Files that the configuration has for guests are not for these.
 	config := *h.Config
-	config.Steps.Shm = false
+	config.Steps = maps.Clone(config.Steps)
+	config.Steps[shmStep{}.Name()] = false
 	h.Config = &config
 	plan, err := NewPlan(ctx, h, n)
 	if err != nil {

@@ -65,7 +65,9 @@ func movingFunctions(h *hook.Host, n *domain.Needs) ([]string, error) {
 	}
 	var moving []string
 	for _, f := range functions {
-		if !h.Exists(sysfs.PCIDevice(f.Address)) || h.Stuck(f.Address) != "" || h.Ledger.PCIOwner(f.Address, n.Guest.UUID) != nil {
+		if there, err := h.Has(sysfs.PCIDevice(f.Address)); err != nil {
+			return nil, err
+		} else if !there || h.Stuck(f.Address) != "" || h.Ledger.PCIOwner(f.Address, n.Guest.UUID) != nil {
 			continue // the step pci refuses these
 		}
 		vfio, err := h.IsVFIO(f.Address)
@@ -112,8 +114,11 @@ func planUnits(ctx context.Context, h *hook.Host, n *domain.Needs, moving []stri
 		}
 		onNVIDIA = onNVIDIA || driver == "nvidia"
 	}
-	if !onNVIDIA || !h.Exists("/run/systemd/system") {
+	if !onNVIDIA {
 		return nil
+	}
+	if there, err := h.HasSystemd(); err != nil || !there {
+		return err
 	}
 	stays, err := othersOn(h, "nvidia", moving)
 	if err != nil {

@@ -293,6 +293,26 @@ func TestAttendants(t *testing.T) {
 	r.wantAsBefore(before, "after release")
 }
 
+// A hook that is killed at `started`, with the daemon, leaves a guest with nothing beside it: `reconnect` makes up for that.
+func TestReconnectWithoutStarted(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "win11")
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	runGuest(r, n.Guest, "4")
+	for range 2 {
+		if err := r.locked(func(h *hook.Host) error {
+			return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name, hook.Caller{})
+		}); err != nil {
+			t.Error(err)
+		}
+		if beside := r.model.Systemd().Transients(); len(beside) != 2 {
+			t.Errorf("beside the guest run %v", beside)
+		}
+	}
+}
+
 // The interrupts of the guest's card go to the guest's CPUs when it has enabled them.
 func TestGuestInterrupts(t *testing.T) {
 	r := newRig(t, "fern")

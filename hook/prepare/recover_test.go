@@ -257,7 +257,7 @@ func TestReconnectMends(t *testing.T) {
 		t.Fatal("nothing drifted")
 	}
 	if err := r.locked(func(h *hook.Host) error {
-		return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name)
+		return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name, hook.Caller{})
 	}); err != nil {
 		t.Error(err)
 	}
@@ -269,7 +269,7 @@ func TestReconnectMends(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = r.locked(func(h *hook.Host) error {
-		return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name)
+		return h.Reconnect(context.Background(), n.Guest.UUID, n.Guest.Name, hook.Caller{})
 	})
 	if err == nil || !strings.Contains(err.Error(), "/dev/shm/looking-glass") {
 		t.Errorf("the file is gone, and reconnect says %v", err)

@@ -186,6 +186,11 @@ func (r *rig) wantAsBefore(before *sysfstest.Snapshot, when string) {
 	if diff := sysfstest.Diff(before, r.snapshot()); diff != "" {
 		r.t.Errorf("%s: the host is not as before:\n%s", when, diff)
 	}
+	r.wantNothingOnRecord(when)
+}
+
+func (r *rig) wantNothingOnRecord(when string) {
+	r.t.Helper()
 	entries, err := os.ReadDir(r.state)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		r.t.Fatal(err)

@@ -66,7 +66,11 @@ func planFile(h *hook.Host, f domain.File, p *hook.Proposal) (*hook.ShmFile, err
 		return nil, &sysfs.Error{Op: "look at", Path: f.Path, Err: err}
 	}
 	if reason := unusable(st); reason != "" {
-		p.Refuse("%s is there already and %s; remove it: rm %s", f.Path, reason, f.Path)
+		rm := "rm"
+		if st.Type() == syscall.S_IFDIR {
+			rm = "rmdir"
+		}
+		p.Refuse("%s is there already and %s; remove it: %s %s", f.Path, reason, rm, f.Path)
 		return nil, nil
 	}
 	if trusted, err := access.trusts(h, st.UID); err != nil {
@@ -148,8 +152,12 @@ func (a access) forNewFile(h *hook.Host, c *hook.ShmFile) error {
 	}
 	if c.GID == nil {
 		gid, err := h.GroupID("kvm")
-		if err != nil {
-			gid = 0
+		var unread *sysfs.Error
+		switch {
+		case errors.As(err, &unread) && !errors.Is(err, fs.ErrNotExist):
+			return err
+		case err != nil:
+			gid = 0 // there is no such group
 		}
 		c.GID = &gid
 	}

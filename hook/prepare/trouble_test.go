@@ -1,8 +1,11 @@
 package prepare_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,6 +15,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/hook/release"
+	"qemu-hook/journal"
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
 )
@@ -320,4 +324,77 @@ func TestUnitsOfABrokenConfiguration(t *testing.T) {
 	}
 	r.wantRead("/sys/fs/cgroup/system.slice/cpuset.cpus.effective", "0-63")
 	r.wantRead("/sys/fs/cgroup/user.slice/cpuset.cpus.effective", "0-19,24-51,56-63")
+}
+
+// The list of guests that were refused is for people to read: damaged, it refuses nobody.
+func TestDamagedRefusals(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "pages-only")
+	before := r.snapshot()
+	file := filepath.Join(r.state, hook.RefusalsDocument)
+	for _, err := range []error{os.Mkdir(r.state, 0o700), os.WriteFile(file, []byte("garbage"), 0o600)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.locked(func(h *hook.Host) error {
+		warnings, err := prepare.Run(context.Background(), h, n, hook.Caller{ByHand: true})
+		wantReason(t, warnings, file)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); string(b) != "garbage" {
+		t.Errorf("it became %q, %v", b, err)
+	}
+	if err := r.release(n); err != nil {
+		t.Error(err)
+	}
+	r.wantAsBefore(before, "after release")
+}
+
+// A ledger that ends anywhere too early stops everything, by name, and nothing is done on a guess: no call changes the host or the
+// file. Put right, the release finds its way.
+func TestLedgerCutAtEveryByte(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "win11")
+	before := r.snapshot()
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(r.state, hook.LedgerDocument)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := r.model.Changes()
+	length := len(whole) - 1 // without its last newline it is complete
+	for cut := range length {
+		if err := os.WriteFile(file, whole[:cut], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for call, err := range map[string]error{
+			"prepare": r.prepare(n),
+			"started": r.started(n),
+			"release": r.release(n),
+			"recover": r.locked(func(h *hook.Host) error { _, err := release.Recover(context.Background(), h, ""); return err }),
+			"status":  r.host().LoadLedger(),
+		} {
+			var bad *journal.FileError
+			if !errors.As(err, &bad) || bad.Path != file || bad.Remedy == "" {
+				t.Fatalf("cut at byte %d: %s: %v", cut, call, err)
+			}
+		}
+		if b, err := os.ReadFile(file); !bytes.Equal(b, whole[:cut]) || r.model.Changes() != changes {
+			t.Fatalf("cut at byte %d: the file has %d bytes (%v), %d changes", cut, len(b), err, r.model.Changes()-changes)
+		}
+	}
+	t.Logf("%d lengths, 5 calls each", length)
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.release(n); err != nil {
+		t.Error(err)
+	}
+	r.wantAsBefore(before, "put right")
 }

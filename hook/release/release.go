@@ -34,7 +34,12 @@ func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) erro
 	if runs && (err == nil || byHand) {
 		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
 	}
-	if g := h.Ledger.Guests[uuid]; g != nil && g.Owner != nil {
+	g := h.Ledger.Guests[uuid]
+	if byHand && g != nil && mayStart(h, g) {
+		return fmt.Errorf("%s may be starting: the libvirt daemon that prepared it (pid %d) still owes it a release; "+
+			"if that never comes, restart the daemon and release it again", name, g.Owner.PID)
+	}
+	if g != nil && g.Owner != nil {
 		// This is the release that the daemon owed: if it is killed midway there comes no other, and recover may finish it.
 		g.Owner = nil
 		if err := h.SaveLedger(); err != nil {
@@ -42,6 +47,16 @@ func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) erro
 		}
 	}
 	return h.GiveBackAfterRun(ctx, uuid)
+}
+
+// mayStart reports whether a guest that has not started is in the hands of a daemon that lives: between prepare and QEMU's
+// start there is nothing else to be seen of it.
+func mayStart(h *hook.Host, g *hook.Guest) bool {
+	if g.Started || g.Owner == nil {
+		return false
+	}
+	alive, err := g.Owner.Alive(h.FS)
+	return alive || err != nil
 }
 
 // find returns the UUID of a guest on record: the one given, else by the name.

@@ -19,6 +19,14 @@ type cpus struct {
 	possible, present, online, isolated cpuset.Set
 	ids                                 int    // nr_cpu_ids: how many bits a mask has
 	cores                               []core // in order
+	caches                              []cache
+}
+
+// cache is the caches of one level and size, each with the CPUs that share it.
+type cache struct {
+	level  int
+	size   string // as the kernel prints it, "32768K"
+	shared []cpuset.Set
 }
 
 // core is a core with its threads.
@@ -98,6 +106,23 @@ func (h *Host) addTopology(cpu int) {
 	h.rule(dir+"thread_siblings", &attr{show: func(h *Host) (string, error) {
 		return h.cpus.core(cpu).threads.Intersect(h.cpus.online).Mask() + "\n", nil
 	}})
+	h.addCaches(cpu)
+}
+
+// addCaches makes cpuN/cache of a CPU that runs, where the host file speaks of caches.
+func (h *Host) addCaches(cpu int) {
+	for _, c := range h.cpus.caches {
+		for _, shared := range c.shared {
+			if !shared.Contains(cpu) {
+				continue
+			}
+			dir := fmt.Sprintf("%s/cpu%d/cache/index%d/", cpuDir, cpu, c.level)
+			h.value(dir+"level", strconv.Itoa(c.level))
+			h.value(dir+"type", map[bool]string{true: "Data", false: "Unified"}[c.level == 1])
+			h.value(dir+"size", c.size)
+			h.rule(dir+"shared_cpu_list", &attr{show: func(h *Host) (string, error) { return shared.Intersect(h.cpus.online).String() + "\n", nil }})
+		}
+	}
 }
 
 func (h *Host) setOnline(cpu int, online bool) {
@@ -108,6 +133,7 @@ func (h *Host) setOnline(cpu int, online bool) {
 	} else {
 		h.cpus.online = h.cpus.online.Minus(one)
 		h.erase(fmt.Sprintf("%s/cpu%d/topology", cpuDir, cpu))
+		h.erase(fmt.Sprintf("%s/cpu%d/cache", cpuDir, cpu))
 		h.migrateIRQs()
 		h.migrateThreads()
 	}

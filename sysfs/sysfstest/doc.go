@@ -34,11 +34,12 @@
 //	            line all from 590 on
 //	cpus        package P CORE…        the threads of each core, as CPU lists: package 0 0-1 2-3 4
 //	            siblings P LIST LIST   cores of two threads each, the first from either list, the second, …
+//	            cache LEVEL SIZE LIST…  caches for data and the CPUs that share each: cache 3 32M 0-7 8-15
 //	            possible, present, online, isolated LIST
 //	nodes       N cpus= total= free= cache= slab= distance=10,21
 //	            whole=90%: of the free memory, what lies in blocks of 2 MiB
 //	            movable=97%: what compaction can bring that to; giant=2: blocks of 1 GiB to be had at run time
-//	hugepages   KIB [default] node0=24 overcommit=0: pages that were taken at boot
+//	hugepages   KIB [default] node0=24 used0=8 overcommit=0: pages that were taken at boot, and how many of them somebody has
 //	irqs        N [ACTION…] affinity=LIST node=N managed=yes percpu=yes handler=no, if the host is to have /proc/irq;
 //	            without affinity= where the kernel puts one that is new
 //	            default LIST: default_smp_affinity

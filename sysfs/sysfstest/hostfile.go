@@ -72,9 +72,9 @@ func Parse(name string, data []byte) (*Host, error) {
 		{"mounts", p.mounts},
 		{"files", p.files},
 		{"devices", p.devices},
-		{"owners", p.owners},
 		{"consoles", p.consoles},
 		{"framebuffers", p.framebuffers},
+		{"owners", p.owners}, // of what all the others have made
 		{"units", p.units},
 		{"processes", p.processes},
 	} {
@@ -154,6 +154,12 @@ func (p *parser) cpus(lines []string) error {
 			for i := range min(len(a), len(b)) {
 				p.addCore(pkg, cpuset.Of(a[i], b[i]))
 			}
+		case key == "cache" && len(f) > 3:
+			k := cache{level: int(p.number(f[1], 10)), size: strconv.FormatInt(p.kib(f[2]), 10) + "K"}
+			for _, t := range f[3:] {
+				k.shared = append(k.shared, p.list(t))
+			}
+			c.caches = append(c.caches, k)
 		case key == "possible" && len(f) == 2:
 			c.possible = p.list(f[1])
 		case key == "present" && len(f) == 2:
@@ -235,7 +241,8 @@ func (p *parser) hugepages(lines []string) error {
 		for i, n := range p.h.nodes {
 			nr := p.number(one(v, "node"+strconv.Itoa(n.id), "0"), 10)
 			// The boot comes before memory is used and broken up: these pages are no part of "free".
-			pool.node[i] = poolNode{nr: nr, free: nr}
+			used := p.number(one(v, "used"+strconv.Itoa(n.id), "0"), 10)
+			pool.node[i] = poolNode{nr: nr, free: nr - min(nr, used)}
 		}
 	}
 	for i, n := range p.h.nodes {

@@ -372,8 +372,8 @@ func TestSignal(t *testing.T) {
 				t.Errorf("error %v, want %v", err, c.errno)
 			}
 			proc := sysfs.Process{PID: c.pid, Start: c.start}
-			if there := proc.Alive(h.FS()); there == c.ends && c.errno != syscall.ESRCH {
-				t.Errorf("alive %t", there)
+			if there, err := proc.Alive(h.FS()); err != nil || there == c.ends && c.errno != syscall.ESRCH {
+				t.Errorf("alive %t, error %v", there, err)
 			}
 			if c.said == "" && len(seen) > 0 || c.said != "" && (len(seen) != 1 || seen[0].Op != "signal" || seen[0].Value != c.said) {
 				t.Errorf("changes %+v", seen)
@@ -401,10 +401,10 @@ func TestUnloadModule(t *testing.T) {
 		h.RemoveProcess(pid)
 	}
 	for _, name := range []string{"nvidia-drm", "nvidia_uvm", "nvidia_modeset", "nvidia"} {
-		if !f.ModuleLoaded(name) {
+		if !loaded(f, name) {
 			t.Errorf("%s went with another", name)
 		}
-		if err := f.UnloadModule(name); err != nil || f.ModuleLoaded(name) {
+		if err := f.UnloadModule(name); err != nil || loaded(f, name) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -551,4 +551,9 @@ func TestCardComesBackTheSame(t *testing.T) {
 			}
 		})
 	}
+}
+
+func loaded(f sysfs.FS, module string) bool {
+	is, err := f.ModuleLoaded(module)
+	return err == nil && is
 }

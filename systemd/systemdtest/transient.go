@@ -85,7 +85,7 @@ func transient(unit string, properties []setting) (systemd.Transient, *dbus.Erro
 			if len(commands) != 1 || len(commands[0].Args) == 0 || commands[0].Args[0] != commands[0].Path {
 				return t, refusal("org.freedesktop.DBus.Error.InvalidArgs", fmt.Sprintf("Odd commands %v.", commands))
 			}
-			t.Exec = commands[0].Args
+			t.Exec = expand(commands[0].Args)
 		default:
 			var value string
 			if want[p.Name] == "" {
@@ -109,6 +109,38 @@ func transient(unit string, properties []setting) (systemd.Transient, *dbus.Erro
 		return t, refusal("org.freedesktop.DBus.Error.InvalidArgs", "BindsTo without After.")
 	}
 	return t, nil
+}
+
+// expand is what a service gets as its arguments, where no variable is set: $NAME is a word of none, ${NAME} is empty, and $$
+// is a dollar sign (systemd.service(5), "Command lines").
+func expand(args []string) []string {
+	var all []string
+	for _, arg := range args {
+		if len(arg) > 0 && arg[0] == '$' && !strings.HasPrefix(arg, "$$") && !strings.HasPrefix(arg, "${") {
+			continue
+		}
+		var b strings.Builder
+		for rest := arg; ; {
+			before, after, ok := strings.Cut(rest, "$")
+			b.WriteString(before)
+			if !ok {
+				break
+			}
+			name, behind, closed := strings.Cut(after, "}")
+			switch {
+			case strings.HasPrefix(after, "$"):
+				b.WriteByte('$')
+				rest = after[1:]
+			case strings.HasPrefix(name, "{") && closed:
+				rest = behind
+			default:
+				b.WriteByte('$')
+				rest = after
+			}
+		}
+		all = append(all, b.String())
+	}
+	return all
 }
 
 // take stores a value if it has the type.

@@ -1,0 +1,62 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"qemu-hook/sysfs/sysfstest"
+)
+
+// Whatever the real program cannot change at started and at reconnect: it ends with 0, as libvirt would kill the guest else,
+// and the release brings the host home.
+func TestFaultsOfARunningGuest(t *testing.T) {
+	t.Parallel()
+	var faults atomic.Int64
+	t.Run("events", func(t *testing.T) {
+		b, base, win11 := newBus(t), loadHost(t, "fern"), loadGuest(t, "win11")
+		errnos := []syscall.Errno{syscall.EIO}
+		if os.Getenv("QEMU_HOOK_LONG") != "" {
+			errnos = append(errnos, syscall.ENOSPC, syscall.EROFS, syscall.EBUSY)
+		}
+		for _, event := range []string{"started", "reconnect"} {
+			for _, errno := range errnos {
+				for n := 1; ; n++ {
+					var failed atomic.Bool
+					t.Run(fmt.Sprintf("%s/%v at change %d", event, errno, n), func(t *testing.T) {
+						x := newBox(t, base.Clone(), b)
+						before := x.snapshot()
+						x.mustDo(win11, "prepare")
+						var changes atomic.Int64
+						x.model.OnChange(func(c sysfstest.Change) error {
+							if changes.Add(1) < int64(n) || c.Path == stateDir+"/lock" {
+								return nil
+							}
+							failed.Store(true)
+							return errno
+						})
+						if status, stderr := x.libvirt(win11, event); status != 0 || stderr != "" {
+							t.Errorf("%s ended with %d: %s", event, status, stderr)
+						}
+						x.model.OnChange(nil)
+						if driver, err := x.model.FS().PCIDriver("0000:08:00.0"); err != nil || !strings.HasPrefix(driver, "vfio") {
+							t.Errorf("the guest's card is on driver %q, error %v", driver, err)
+						}
+						x.mustDo(win11, "release")
+						if diff := x.differs(before); diff != "" {
+							t.Errorf("the host is not as before:\n%s", diff)
+						}
+					})
+					if !failed.Load() {
+						break
+					}
+					faults.Add(1)
+				}
+			}
+		}
+	})
+	t.Logf("%d faults", faults.Load())
+}
