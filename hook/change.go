@@ -95,26 +95,41 @@ func (h *Host) Make(ctx context.Context, uuid string, changes []Change) error {
 		}
 	}
 	for i, c := range changes {
-		if err := h.do(ctx, uuid, seqs[i], c, c.Do); err != nil {
+		err := h.do(ctx, uuid, seqs[i], c, func(ctx context.Context, h *Host) error {
+			err := c.Do(ctx, h)
+			if err == nil {
+				h.Logf(Info, "%s", c)
+			}
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		h.Logf(Info, "%s", c)
 	}
 	return nil
 }
 
-func (h *Host) do(ctx context.Context, uuid string, seq int, c Change, do func(context.Context, *Host) error) error {
+func (h *Host) do(ctx context.Context, uuid string, seq int, c Change, do func(context.Context, *Host) error) (err error) {
 	if err := context.Cause(ctx); err != nil {
 		return fmt.Errorf("interrupted before %s: %w", c, err)
 	}
 	h.amend = func(c Change) error { return h.State.Amend(uuid, seq, c) }
 	defer func() { h.amend = nil }()
-	step := "pci"
-	if c.Kind() == shmFileKind {
-		step = "shm"
-	}
-	defer h.Time(step)()
+	end := h.Begin(stepOf(c))
+	defer func() { end(err) }()
+	h.Doing("%s", c)
 	return do(ctx, h)
+}
+
+// stepOf names the step that a change is of.
+func stepOf(c Change) string {
+	switch c.Kind() {
+	case shmFileKind:
+		return "shm"
+	case ownCommandKind:
+		return "run"
+	}
+	return "pci"
 }
 
 // Recorded returns the changes on the guest's undo log, oldest first. Records that cannot be read are in the error;
@@ -172,13 +187,8 @@ func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool)
 		case uerr != nil:
 			err = errors.Join(err, uerr)
 			continue
-		default:
-			h.Logf(Info, "undone: %s", c)
 		}
 		err = errors.Join(err, h.State.Strike(uuid, r.Seq))
-	}
-	for _, l := range left {
-		h.Logf(Warning, "%s", l)
 	}
 	return left, err
 }
@@ -186,7 +196,19 @@ func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool)
 func (h *Host) undo(ctx context.Context, c Change) error {
 	ctx, cancel := context.WithTimeout(ctx, undoTimeout)
 	defer cancel()
-	return c.Undo(ctx, h)
+	end := h.Begin(stepOf(c))
+	h.Doing("undoing: %s", c)
+	err := c.Undo(ctx, h)
+	switch {
+	case err == nil:
+		h.Logf(Info, "undone: %s", c)
+	case errors.Is(err, ErrDrifted):
+		h.Logf(Warning, "%s: %v", c.Subject(), err)
+		end(nil) // to leave it is right
+		return err
+	}
+	end(err)
+	return err
 }
 
 // SameChange reports whether two changes bring the same thing to the same state.

@@ -9,10 +9,29 @@ import (
 // Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
 // tried, whatever fails.
 func (h *Host) Settle(ctx context.Context) error {
-	return errors.Join(
-		h.SettlePartitions(), h.SettleCPUs(ctx), h.SettleInterrupts(ctx), h.SettleIRQBalance(ctx), h.SettleKernelWork(ctx), h.SettleFrequency(ctx),
-		h.SettleTunables(ctx), h.SettleHugepages(), h.SettlePorts(), h.SettleConsole(ctx), h.SettleUnits(ctx),
-	)
+	var errs error
+	for _, part := range []struct {
+		step   string
+		settle func(context.Context) error
+	}{
+		{"cpus", func(context.Context) error { return h.SettlePartitions() }},
+		{"cpus", func(ctx context.Context) error { return h.SettleCPUs(ctx) }},
+		{"interrupts", h.SettleInterrupts},
+		{"interrupts", h.SettleIRQBalance},
+		{"kernel", h.SettleKernelWork},
+		{"frequency", h.SettleFrequency},
+		{"tunables", h.SettleTunables},
+		{"hugepages", func(context.Context) error { return h.SettleHugepages() }},
+		{"pci", func(context.Context) error { return h.SettlePorts() }},
+		{"quiesce", h.SettleConsole},
+		{"quiesce", h.SettleUnits},
+	} {
+		end := h.Begin(part.step)
+		err := part.settle(ctx)
+		end(err)
+		errs = errors.Join(errs, err)
+	}
+	return errs
 }
 
 // GiveBack undoes the guest's changes, drops its claim and settles what was shared, in the reverse order of
@@ -34,7 +53,9 @@ func (h *Host) GiveBackAfterRun(ctx context.Context, uuid string) error {
 
 func (h *Host) giveBack(ctx context.Context, uuid string) error {
 	guest := h.Ledger.Guests[uuid]
+	end := h.Begin("inhibit")
 	err := h.stopAttendants(ctx, uuid, guest)
+	end(err)
 	_, uerr := h.UndoAll(ctx, uuid, isOwnCommand)
 	err = errors.Join(err, uerr)
 	h.Ledger.Release(uuid)

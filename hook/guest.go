@@ -119,6 +119,21 @@ func (h *Host) QEMURuns(uuid, name string) (bool, error) {
 	return pid != 0 || err != nil, err
 }
 
+// SomeGuest returns the process of a guest of libvirt's that runs, whoever prepared it; 0 if none does.
+func (h *Host) SomeGuest() (pid int, err error) {
+	noted, err := h.pidFiles("")
+	if err != nil {
+		return 0, err
+	}
+	inScopes, err := h.GuestProcesses()
+	for _, pid := range append(noted, inScopes...) {
+		if h.Exists(fmt.Sprintf("/proc/%d", pid)) {
+			return pid, nil
+		}
+	}
+	return 0, err
+}
+
 // A Standing is how a guest on record stands.
 type Standing string
 

@@ -28,9 +28,10 @@ type Host struct {
 	Log func(Severity, string)
 	// Event is what is under way, for the log.
 	Event LogFields
-	// Took is how long each step has taken so far.
-	Took map[string]time.Duration
+	// Watch is told of the step at work and what it is about; of none at its end.
+	Watch func(step, about string)
 
+	reporter reporter
 	// amend replaces the record of the change that is being made.
 	amend func(Change) error
 	// undoing is the UUID of the guest whose changes are being undone.
@@ -40,7 +41,10 @@ type Host struct {
 }
 
 // LogFields say what a message of the log belongs to.
-type LogFields struct{ Op, Guest, UUID string }
+type LogFields struct {
+	Op, Guest, UUID string
+	ByHand          bool
+}
 
 // Severity ranks a log message as syslog does.
 type Severity int
@@ -54,19 +58,15 @@ const (
 
 // Logf logs a formatted message.
 func (h *Host) Logf(s Severity, format string, args ...any) {
-	if h.Log != nil {
-		h.Log(s, fmt.Sprintf(format, args...))
-	}
+	msg := fmt.Sprintf(format, args...)
+	h.note(s, msg)
+	h.log(s, msg)
 }
 
-// Time starts the step's clock, which the function that it returns stops.
-func (h *Host) Time(step string) (stop func()) {
-	start := h.Now()
-	return func() {
-		if h.Took == nil {
-			h.Took = map[string]time.Duration{}
-		}
-		h.Took[step] += h.Now().Sub(start)
+// log logs what the report says in another way.
+func (h *Host) log(s Severity, msg string) {
+	if h.Log != nil {
+		h.Log(s, msg)
 	}
 }
 

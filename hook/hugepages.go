@@ -375,6 +375,7 @@ func (g *grower) write(ctx context.Context, to uint64) error {
 			return g.late()
 		}
 		last = int64(s.Total)
+		g.h.Doing("%d of %d pages", s.Total-min(g.from, s.Total), g.to-g.from)
 		if err := g.h.SetPool(g.pool, to); err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,8 +20,8 @@ func (h *Host) NoteSeconds(uuid string) error {
 		return nil
 	}
 	g.Seconds = map[string]float64{}
-	for step, took := range h.Took {
-		g.Seconds[step] = math.Round(took.Seconds()*1e6) / 1e6
+	for _, s := range h.Steps() {
+		g.Seconds[s.Name] = s.Seconds
 	}
 	return h.SaveLedger()
 }

@@ -70,7 +70,7 @@ func (h *Host) Remember(uuid, name string, reasons []string) error {
 			delete(past, slices.MinFunc(slices.Collect(maps.Keys(past)), func(a, b string) int { return past[a].At.Compare(past[b].At) }))
 		}
 		past[uuid] = PastRefusal{Name: name, At: h.Now(), Reasons: reasons}
-		h.Logf(Err, "%s was refused: %s", name, strings.Join(reasons, "; "))
+		h.log(Err, name+" was refused: "+strings.Join(reasons, "; "))
 	}
 	if len(past) == 0 {
 		return h.State.WriteDocument(RefusalsDocument, nil)

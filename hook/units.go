@@ -30,6 +30,7 @@ func (h *Host) StopUnits(ctx context.Context, uuid string) error {
 }
 
 func (h *Host) stopUnit(ctx context.Context, unit string) error {
+	h.Doing("stopping %s", unit)
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	runs, err := h.Systemd.UnitRuns(ctx, unit)
@@ -75,6 +76,7 @@ func (h *Host) SettleUnits(ctx context.Context) error {
 }
 
 func (h *Host) startUnit(ctx context.Context, unit string) error {
+	h.Doing("starting %s", unit)
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
 	// Also one that seems to run: it may be on its way down still.

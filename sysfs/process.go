@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // A Process is a process and the time it started, in clock ticks since boot: process ids are used again.
@@ -49,6 +50,25 @@ func (h FS) ProcessStat(pid int) (ProcessStat, error) {
 		return ProcessStat{}, &Error{Op: "read", Path: name, Err: err}
 	}
 	return st, nil
+}
+
+// StartTime returns when a process started, by the clock on the wall, to a second: proc(5), btime in /proc/stat.
+func (h FS) StartTime(p Process) (time.Time, error) {
+	const name, ticks = "/proc/stat", 100 // USER_HZ, the same on all architectures that matter
+	v, err := h.Read(name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	for line := range strings.Lines(v) {
+		if s, ok := strings.CutPrefix(line, "btime "); ok {
+			boot, err := strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+			if err != nil {
+				return time.Time{}, &Error{Op: "read", Path: name, Err: err}
+			}
+			return time.Unix(boot+int64(p.Start/ticks), 0), nil
+		}
+	}
+	return time.Time{}, &Error{Op: "read", Path: name, Err: errors.New("it has no btime")}
 }
 
 func parseProcessStat(v string) (ProcessStat, error) {

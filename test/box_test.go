@@ -254,7 +254,7 @@ func (x *box) onRecord() string {
 	}
 	var files []string
 	for _, name := range names {
-		if name != "lock" && name != hook.RefusalsDocument {
+		if name != "lock" && name != hook.RefusalsDocument && name != hook.ReportsRing {
 			b, _ := fs.ReadFile(stateDir + "/" + name)
 			files = append(files, name+": "+string(b))
 		}

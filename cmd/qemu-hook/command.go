@@ -28,7 +28,9 @@ type command struct {
 	svg  bool   // takes --svg
 	noIO bool   // takes no --xml and no --config
 	only bool   // takes --config-only
-	run  func(o options, args []string) error
+	// flags adds what only this command takes.
+	flags func(*flag.FlagSet, *options)
+	run   func(o options, args []string) error
 }
 
 // commands returns them in the order of the help.
@@ -44,6 +46,7 @@ func commands() []command {
 		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
 		{name: "check", args: "[NAME]", text: helpCheck, only: true, run: runCheck},
 		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
+		{name: "log", args: "[NAME]", text: helpLog, json: true, noIO: true, flags: logFlags, run: runLog},
 		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
@@ -53,6 +56,8 @@ func commands() []command {
 		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
 		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
 		{name: "import", args: "[DIR]", text: helpImport, noIO: true, run: runImport},
+		{name: "install", args: "", text: helpInstall, noIO: true, flags: installFlags, run: runInstall},
+		{name: "uninstall", args: "", text: helpUninstall, noIO: true, flags: uninstallFlags, run: runUninstall},
 		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
 		{name: "version", args: "", text: helpVersion, noIO: true, run: runVersion},
 		{name: "help", args: "[COMMAND]", text: helpHelp, noIO: true, run: runHelp},
@@ -99,24 +104,33 @@ func runCommand(o options, args []string) int {
 	return 0
 }
 
-// parseFlags takes the flags from wherever they stand, before or after the name; after "--" all is names.
-func parseFlags(c command, o *options, args []string) ([]string, error) {
+// flagSet returns the command's flags. The usage of one that takes a value is the value's name.
+func (c command) flagSet(o *options) *flag.FlagSet {
 	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
-	set.Func("root", "", o.setRoot)
+	set.Func("root", "DIR", o.setRoot)
 	if !c.noIO {
-		set.StringVar(&o.config, "config", "", "")
-		set.StringVar(&o.xml, "xml", "", "")
+		set.StringVar(&o.config, "config", "", "FILE")
+		set.StringVar(&o.xml, "xml", "", "FILE")
 	}
 	if c.json {
 		set.BoolVar(&o.json, "json", false, "")
 	}
-	if c.svg {
-		set.StringVar(&o.svg, "svg", "", "")
-	}
 	if c.only {
 		set.BoolVar(&o.configOnly, "config-only", false, "")
 	}
+	if c.svg {
+		set.StringVar(&o.svg, "svg", "", "FILE")
+	}
+	if c.flags != nil {
+		c.flags(set, o)
+	}
+	return set
+}
+
+// parseFlags takes the flags from wherever they stand, before or after the name; after "--" all is names.
+func parseFlags(c command, o *options, args []string) ([]string, error) {
+	set := c.flagSet(o)
 	var names []string
 	for len(args) > 0 {
 		if args[0] == "--" {
@@ -180,7 +194,9 @@ func runOp(op string) func(options, []string) error {
 			return nil
 		}
 		warnOnStderr(h)
-		if err := act(h, o, op, n, hook.Caller{ByHand: true}); err != nil {
+		stop := showProgress(h)
+		err = act(h, o, op, n, hook.Caller{ByHand: true})
+		if stop(); err != nil {
 			return err
 		}
 		out("%s: %s done", n.Guest.Name, op)
@@ -310,7 +326,7 @@ func runRecover(o options, args []string) error {
 	if err != nil {
 		return err
 	}
-	h.Event.Op = "recover"
+	h.Event = hook.LogFields{Op: "recover", Guest: name}
 	if cfg, err := loadConfig(h, o); err == nil {
 		h.Config = cfg
 	}
@@ -328,10 +344,12 @@ func runRecover(o options, args []string) error {
 	}
 	var all []release.Recovery
 	signal.Ignore(syscall.SIGPIPE)
+	stop := showProgress(h)
 	err = locked(context.Background(), h, o, "recover", name, func() error {
 		all, err = release.Recover(context.Background(), h, name)
 		return err
 	})
+	stop()
 	failed := err != nil
 	for _, r := range all {
 		switch {

@@ -192,12 +192,14 @@ func changeByHand(o options, what string, args []string, f func(context.Context,
 	if h.Config, err = loadConfig(h, o); err != nil {
 		return err
 	}
-	h.Event.Op = what
+	h.Event = hook.LogFields{Op: what, Guest: hook.HandName, UUID: hook.HandUUID, ByHand: true}
 	warnOnStderr(h)
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	end := showProgress(h)
 	err = locked(ctx, h, o, what, strings.Join(list, " "), func() error { return f(ctx, h, list) })
+	end()
 	if err != nil {
 		return err
 	}

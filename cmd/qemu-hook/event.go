@@ -106,7 +106,10 @@ func refuseUnlocked(ctx context.Context, h *hook.Host, guest domain.Guest, reaso
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if lock, err := h.State.Lock(ctx, "refuse "+guest.Name); err == nil {
-		reason = errors.Join(reason, h.Remember(guest.UUID, guest.Name, []string{reason.Error()}), lock.Unlock())
+		h.BeginReport()
+		reason = errors.Join(reason, h.Remember(guest.UUID, guest.Name, []string{reason.Error()}))
+		sendReport(h, h.EndReport(&hook.Refusal{Guest: guest.Name, Reasons: reasons(reason)}))
+		reason = errors.Join(reason, lock.Unlock())
 	}
 	return reason
 }
@@ -118,7 +121,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	name, uuid := n.Guest.Name, n.Guest.UUID
-	h.Event = hook.LogFields{Op: op, Guest: name, UUID: uuid}
+	h.Event = hook.LogFields{Op: op, Guest: name, UUID: uuid, ByHand: by.ByHand}
 	if op == "prepare" && n.Empty() {
 		// A guest that needs nothing is not kept from starting, whatever is wrong here. What an earlier XML of it
 		// asked for is given back.

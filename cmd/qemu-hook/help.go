@@ -1,6 +1,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"strings"
 )
@@ -23,8 +24,12 @@ Flags, before or after the name:
                  any within 2 s, else the definition that libvirt stores for NAME
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
-  --json         for programs: plan, needs, status, holders, groups, topology
+  --json         for programs: plan, needs, status, log, holders, groups, topology
   --config-only  check: read the configuration alone, whoever owns it
+  --all          log: all that is remembered
+  --follow       log: what comes, as it comes
+  --dry-run      install, uninstall: say what would be done
+  --replace      install: move aside what is in the way
 
 A PCI function's ADDRESS is domain:bus:device.function, as lspci -D prints it: 0000:08:00.0.
 
@@ -40,20 +45,11 @@ func (c command) summary() string {
 }
 
 func (c command) help() string {
-	flags := "[--root DIR]"
-	if !c.noIO {
-		flags += " [--config FILE] [--xml FILE]"
-	}
-	if c.json {
-		flags += " [--json]"
-	}
-	if c.svg {
-		flags += " [--svg FILE]"
-	}
-	if c.only {
-		flags += " [--config-only]"
-	}
-	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), flags, c.text)
+	var flags []string
+	c.flagSet(&options{}).VisitAll(func(f *flag.Flag) {
+		flags = append(flags, "["+strings.TrimSpace("--"+f.Name+" "+f.Usage)+"]")
+	})
+	return fmt.Sprintf("usage: qemu-hook %s %s\n\n%s\n", strings.TrimSpace(c.name+" "+c.args), strings.Join(flags, " "), c.text)
 }
 
 const (
@@ -78,6 +74,10 @@ run hooks, at SELinux and AppArmor, the kernel, the IOMMU, and daemons. Without 
 With --config-only nothing but the configuration is read, and its owner does not matter.`
 	helpStatus = `who holds what, what has drifted, the last refusals
 Of what guests share, such as the host's CPUs, it says what the host had before and has now.`
+	helpLog = `what became of a guest's last run, step by step
+Each step has its result and its seconds; a refusal has its reasons. Without a name it is the run of
+the guest of the last event. With --all it is everything that is remembered, also by the journal. With
+--follow events are shown as they come, until it is interrupted.`
 	helpRecover = `give back what guests that no longer run still hold
 Without a name all such guests, but for those that were prepared by hand: they may be about to
 start. With a name that guest, unless it runs.`
@@ -106,6 +106,13 @@ Those that stayed on vfio after their guest by gpu.give_back = "stay" are given 
 	helpImport = `what becomes of the hook scripts that are there
 Nothing is changed. Reads libvirt's folder of hooks, or DIR: which lines are needless, what the configuration says instead, and
 what was not understood, with file and line. What it prints can be used as the configuration.`
+	helpInstall = `put the program, its hook and the unit for recover in place
+The program goes to /usr/bin, a link to it to /etc/libvirt/hooks/qemu.d, a unit that gives back what guests
+left goes to /etc/systemd/system. Hooks that would do the same work, and other files that are in the
+way, are moved aside only with --replace. Again, with a newer program, it is an upgrade, also while guests run.`
+	helpUninstall = `take back what install has done
+What was moved aside is put back. As long as a guest has something of the host nothing is done: it
+is this program that gives that back.`
 	helpDemo    = `the main job on a model host: no root, no GPU, no libvirt`
 	helpVersion = `print the version`
 	helpHelp    = `print this, or more about a command`

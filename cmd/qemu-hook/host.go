@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -59,6 +60,23 @@ func journalLog(s hook.Severity, msg string, about hook.LogFields) {
 	_ = journal.Send(msg, journal.Priority(s), journalFields(about))
 }
 
+// reportMessage is the MESSAGE_ID by which the journal finds reports again.
+const reportMessage = "5f2c6d0b8e9b4c6f9d6a0c1e7b3d4a92"
+
+// sendReport has the journal keep a report: it outlives the reboot.
+func sendReport(h *hook.Host, r *hook.Report) {
+	if h.Log == nil {
+		return
+	}
+	line, err := json.Marshal(r)
+	if err != nil {
+		return
+	}
+	fields := journalFields(h.Event)
+	fields["MESSAGE_ID"], fields["QEMU_HOOK_REPORT"] = reportMessage, string(line)
+	_ = journal.Send(r.Title(), journal.PriInfo, fields)
+}
+
 // journalFields are what journalctl can be asked for: journalctl QEMU_HOOK_GUEST=win11.
 func journalFields(about hook.LogFields) map[string]string {
 	fields := map[string]string{
@@ -76,9 +94,9 @@ func newWorker(o options) func(*os.File) hook.SlowRunner {
 
 // loadConfig reads the configuration: the file named by --config, else the host's own, which need not exist.
 func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
-	// Looked at before it is read: a FIFO in its place would hold up the guest, and whoever may take the file away decides
-	// as much as whoever may write to it.
 	if o.config == "" && (o.root == "" || os.Geteuid() == 0) {
+		// Looked at before it is read: a FIFO in its place would hold up the guest, and whoever may take the file away decides
+		// as much as whoever may write to it.
 		if there, err := trustConfig(h); err != nil {
 			return nil, err
 		} else if !there {
@@ -98,14 +116,14 @@ func loadConfig(h *hook.Host, o options) (*hook.Config, error) {
 // configText returns the configuration's text, and the name by which errors call it.
 func configText(host sysfs.FS, o options) (name string, data []byte, err error) {
 	if o.config != "" {
-		if data, err = readConfig(o.config); err != nil {
+		if data, err = readBounded(o.config); err != nil {
 			err = fmt.Errorf("cannot read the configuration: %w", err)
 		}
 		return o.config, data, err
 	}
 	local, err := host.Local(configFile)
 	if err == nil {
-		data, err = readConfig(local)
+		data, err = readBounded(local)
 	}
 	if err != nil {
 		err = &sysfs.Error{Op: "read", Path: configFile, Err: err}
@@ -113,8 +131,8 @@ func configText(host sysfs.FS, o options) (name string, data []byte, err error) 
 	return configFile, data, err
 }
 
-// readConfig reads as much of a file as a configuration may have, and a byte more, by which it is too long.
-func readConfig(name string) ([]byte, error) {
+// readBounded reads as much of a file as a configuration may have, and a byte more, by which it is too long.
+func readBounded(name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err

@@ -59,6 +59,10 @@ type options struct {
 	svg    string
 	// configOnly has check look at nothing but the configuration.
 	configOnly bool
+	// dryRun has install and uninstall say what they would do, replace has install move aside what is in the way.
+	dryRun, replace bool
+	// all has log show all that is remembered, follow what comes.
+	all, follow bool
 }
 
 // takeRoot takes --root DIR from before libvirt's arguments or a command.

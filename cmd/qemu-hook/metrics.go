@@ -9,11 +9,14 @@ import (
 	"qemu-hook/hook"
 )
 
-// locked runs an operation with the lock, and leaves the figures of what guests have then where the configuration says.
+// locked runs an operation with the lock. Its report goes to the log, and the figures of what guests have then to where the
+// configuration says.
 func locked(ctx context.Context, h *hook.Host, o options, op, guest string, f func() error) error {
 	start := h.Now()
 	return h.Locked(ctx, op+" "+guest, newWorker(o), func() error {
+		h.BeginReport()
 		err := f()
+		sendReport(h, h.EndReport(err))
 		leaveMetrics(h, o, hook.Outcome{Op: op, Guest: guest, Took: h.Now().Sub(start), Err: err})
 		return err
 	})

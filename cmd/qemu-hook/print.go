@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"qemu-hook/hook"
 )
 
@@ -108,6 +110,12 @@ func shorten(s string) string {
 // whole reports whether no bracket and no quotation is left open.
 func whole(s string) bool {
 	return strings.Count(s, "(") == strings.Count(s, ")") && strings.Count(s, `"`)%2 == 0
+}
+
+// stderrIsTerminal reports whether a person sees what goes to stderr as it comes.
+func stderrIsTerminal() bool {
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	return err == nil && os.Getenv("TERM") != "dumb"
 }
 
 // copyOut prints text as it is, copyErr to stderr.

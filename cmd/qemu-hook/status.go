@@ -95,6 +95,9 @@ func runStatus(o options, args []string) error {
 		return err
 	}
 	s := gatherStatus(h)
+	if why := overlooked(h, o); why != "" {
+		s.Problems = append(s.Problems, why)
+	}
 	if o.json {
 		return printJSON(s)
 	}

@@ -303,9 +303,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	if err := h.SaveLedger(); err != nil {
 		return nil, err
 	}
-	stop := h.Time(quiesceStep{}.Name())
+	end := h.Begin(quiesceStep{}.Name())
 	err = quiesce(ctx, h, plan, n)
-	if stop(); err != nil {
+	if end(err); err != nil {
 		return nil, err
 	}
 	if err := h.TakePorts(uuid); err != nil {
@@ -316,17 +316,16 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 			return nil, err
 		}
 	}
-	stop = h.Time(hugepagesStep{}.Name())
-	if err := h.SettleHugepages(); err != nil {
-		return nil, err
+	end = h.Begin(hugepagesStep{}.Name())
+	if err = h.SettleHugepages(); err == nil {
+		err = h.GrowPools(ctx, uuid)
 	}
-	if err := h.GrowPools(ctx, uuid); err != nil {
+	if end(err); err != nil {
 		return nil, err
 	}
 	if err := compact(ctx, h, plan.Compact); err != nil {
 		warnings = append(warnings, err.Error())
 	}
-	stop()
 	// Once the guest's functions have left their drivers, those have no interrupts to move.
 	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
 		return warnings, err
@@ -355,9 +354,9 @@ func quieten(ctx context.Context, h *hook.Host) (warnings []string, err error) {
 		{frequencyStep{}, h.SettleFrequency},
 		{tunablesStep{}, h.SettleTunables},
 	} {
-		stop := h.Time(part.step.Name())
+		end := h.Begin(part.step.Name())
 		err := part.settle(ctx)
-		stop()
+		end(err)
 		switch {
 		case err == nil:
 		case context.Cause(ctx) != nil || slices.Contains(h.Config.Required, part.step.Name()):

@@ -280,9 +280,11 @@ func freeFunctions(ctx context.Context, h *hook.Host, moving, units []string) er
 			}
 			h.Logf(hook.Info, "session %s of %s on %s: ended", s.ID, s.User, s.Seat)
 		}
-		if len(u.waitFor)+len(u.terminate)+len(u.refused) == 0 {
+		holders := slices.Concat(u.waitFor, u.terminate, u.refused)
+		if len(holders) == 0 {
 			return nil
 		}
+		h.Doing("%d processes have the guest's functions open, such as %s", len(holders), holders[0].Describe(h.FS))
 		late := !h.Now().Before(end)
 		switch {
 		case !late:

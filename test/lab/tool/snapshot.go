@@ -289,6 +289,7 @@ func (s snapshot) files() error {
 	}
 	delete(s, "file /run/qemu-hook")
 	delete(s, "file /run/qemu-hook/lock")
+	delete(s, "file /run/qemu-hook/log")
 	delete(s, "file /run/systemd/transient")
 	return nil
 }

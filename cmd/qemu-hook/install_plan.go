@@ -1,0 +1,199 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"qemu-hook/dist"
+)
+
+// Where things lie. AppArmor lets libvirtd execute what is in /usr/bin, and nothing in /usr/local.
+const (
+	programFile = "/usr/bin/qemu-hook"
+	hooksDir    = "/etc/libvirt/hooks"
+	hookLink    = hooksDir + "/qemu.d/50-qemu-hook"
+	replacedDir = hooksDir + "/qemu-hook-replaced" // where libvirt looks for no hooks
+	unitDir     = "/etc/systemd/system"
+)
+
+// packagedUnits are the folders in which a package of a distribution has its units.
+func packagedUnits() []string { return []string{"/usr/lib/systemd/system", "/lib/systemd/system"} }
+
+// An installPlan is what install would do.
+type installPlan struct {
+	parts []*part
+	// inTheWay are files that are moved aside only when that was asked for.
+	inTheWay []string
+	// there says what is installed already, by whomever.
+	there []string
+}
+
+// planInstall looks what is missing, and writes nothing.
+func planInstall(in *installation, program []byte, replace bool) (*installPlan, error) {
+	p := &installPlan{}
+	p.file(in, programFile, program, 0o755, replace)
+
+	unit := unitDir + "/" + dist.RecoverUnit
+	packaged := slices.IndexFunc(packagedUnits(), func(dir string) bool {
+		return exists(in.path(dir + "/" + dist.RecoverUnit))
+	})
+	if packaged >= 0 {
+		unit = packagedUnits()[packaged] + "/" + dist.RecoverUnit
+	} else {
+		p.file(in, unit, dist.RecoverUnitFile(), 0o644, replace)
+	}
+	for _, wants := range wantedBy(dist.RecoverUnitFile()) {
+		p.link(in, unitDir+"/"+wants+".wants/"+dist.RecoverUnit, unit, replace)
+	}
+
+	linked, err := otherLink(in.root)
+	if err != nil {
+		return nil, err
+	}
+	old, err := fights(in.root)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range old {
+		p.aside(in, name, replacedDir+strings.TrimPrefix(name, hooksDir), replace)
+	}
+	if linked != "" {
+		p.there = append(p.there, linked)
+	} else {
+		p.link(in, hookLink, programFile, replace)
+	}
+	return p, nil
+}
+
+func isHook(name string) bool { return strings.HasPrefix(name, hooksDir+"/") }
+
+// dirs has the folders made that the file lies in.
+func (p *installPlan) dirs(in *installation, file string) {
+	var missing []*part
+	for dir := filepath.Dir(file); dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(in.path(dir)); err == nil {
+			break
+		}
+		if !slices.ContainsFunc(p.parts, func(o *part) bool { return o.Kind == partDir && o.Path == dir }) {
+			missing = append(missing, &part{Kind: partDir, Path: dir})
+		}
+	}
+	slices.Reverse(missing)
+	p.parts = append(p.parts, missing...)
+}
+
+// file has a file hold the content. One that is there and is not ours is somebody else's, also if it holds the same.
+func (p *installPlan) file(in *installation, path string, content []byte, mode fs.FileMode, replace bool) {
+	st, err := os.Stat(in.path(path))
+	if err == nil && sameContent(in.path(path), content) && st.Mode().Perm()&0o111 == mode&0o111 {
+		p.there = append(p.there, path)
+		return
+	}
+	if old := in.find(partFile, path); err == nil && old != nil {
+		if ours, _ := in.holdsOurs(old); !ours {
+			p.aside(in, path, path+".qemu-hook-replaced", replace)
+		}
+	} else if err == nil {
+		p.aside(in, path, path+".qemu-hook-replaced", replace)
+	}
+	p.dirs(in, path)
+	p.parts = append(p.parts, &part{Kind: partFile, Path: path, Sums: []string{sum(content)}, content: content, mode: mode})
+}
+
+func (p *installPlan) link(in *installation, path, to string, replace bool) {
+	now, err := os.Readlink(in.path(path))
+	if err == nil && now == to {
+		p.there = append(p.there, path)
+		return
+	}
+	if exists(in.path(path)) {
+		aside := path + ".qemu-hook-replaced"
+		if isHook(path) {
+			aside = replacedDir + strings.TrimPrefix(path, hooksDir)
+		}
+		p.aside(in, path, aside, replace)
+	}
+	p.dirs(in, path)
+	p.parts = append(p.parts, &part{Kind: partLink, Path: path, To: to})
+}
+
+func (p *installPlan) aside(in *installation, path, to string, replace bool) {
+	if slices.Contains(p.inTheWay, path) {
+		return
+	}
+	p.inTheWay = append(p.inTheWay, path)
+	if replace {
+		p.dirs(in, to)
+		p.parts = append(p.parts, &part{Kind: partAside, Path: path, To: to})
+	}
+}
+
+// movesHooks reports whether hooks are moved aside, or were.
+func movesHooks(parts []*part) bool {
+	return slices.ContainsFunc(parts, func(p *part) bool { return p.Kind == partAside && isHook(p.Path) })
+}
+
+// wantedBy returns the units that a unit's file says it is started for.
+func wantedBy(unit []byte) (units []string) {
+	for line := range strings.Lines(string(unit)) {
+		if names, ok := strings.CutPrefix(line, "WantedBy="); ok {
+			units = append(units, strings.Fields(names)...)
+		}
+	}
+	return units
+}
+
+// hooks returns the hooks for qemu that libvirt calls, in its order: hooks/qemu, then qemu.d. It goes by whether there is an
+// execute bit, and follows links.
+func hooks(root string) ([]string, error) {
+	dir := filepath.Join(root, hooksDir)
+	entries, err := os.ReadDir(dir + "/qemu.d")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot look for hooks: %w", err)
+	}
+	names := []string{hooksDir + "/qemu"}
+	for _, e := range entries {
+		names = append(names, hooksDir+"/qemu.d/"+e.Name())
+	}
+	return slices.DeleteFunc(names, func(name string) bool {
+		file := filepath.Join(root, name)
+		to, err := os.Readlink(file)
+		switch {
+		case err == nil && to == programFile:
+			return false // also while the program is not there yet
+		case err == nil && filepath.IsAbs(to):
+			file = filepath.Join(root, to)
+		}
+		st, err := os.Stat(file)
+		return err != nil || !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0
+	}), nil
+}
+
+// isOurs reports whether a hook is a link to the program.
+func isOurs(root, name string) bool {
+	to, err := os.Readlink(filepath.Join(root, name))
+	return err == nil && to == programFile
+}
+
+// fights returns those of a host's hooks for qemu that would do the same work as ours at the same events.
+func fights(root string) ([]string, error) {
+	all, err := hooks(root)
+	return slices.DeleteFunc(all, func(name string) bool { return isOurs(root, name) }), err
+}
+
+// otherLink returns the link to the program that somebody has made under another name: two would have each event handled
+// twice.
+func otherLink(root string) (string, error) {
+	all, err := hooks(root)
+	for _, name := range all {
+		if isOurs(root, name) && name != hookLink {
+			return name, nil
+		}
+	}
+	return "", err
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"qemu-hook/hook"
+)
+
+func logFlags(set *flag.FlagSet, o *options) {
+	set.BoolVar(&o.all, "all", false, "")
+	set.BoolVar(&o.follow, "follow", false, "")
+}
+
+// runLog shows what became of the last events: of those since a guest was last prepared, or of all that are remembered.
+func runLog(o options, args []string) error {
+	name, err := oneName(args)
+	if err != nil {
+		return err
+	}
+	h, err := newHost(o)
+	if err != nil {
+		return err
+	}
+	if o.follow {
+		return followLog(h, o, name)
+	}
+	all, err := h.Reports()
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	kept := lastRun(all, name)
+	if o.all || len(kept) == 0 {
+		all = append(journalReports(h, all), all...)
+		kept = lastRun(all, name)
+	}
+	if o.all {
+		kept = slices.DeleteFunc(all, func(r *hook.Report) bool { return !isAbout(r, name) })
+	}
+	switch {
+	case len(kept) > 0:
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("the log is root's to see; try sudo qemu-hook log")
+	case name != "":
+		return fmt.Errorf("the log has nothing of a guest %q; see qemu-hook log --all", name)
+	}
+	if o.json {
+		return printJSON(append([]*hook.Report{}, kept...))
+	}
+	if len(kept) == 0 {
+		out("no event has been handled since the host started")
+	}
+	for _, r := range kept {
+		printReport(h, r)
+	}
+	return nil
+}
+
+// isAbout reports whether a report is of the guest; every one is of "".
+func isAbout(r *hook.Report, name string) bool {
+	return name == "" || r.Guest == name || r.UUID == name
+}
+
+// lastRun returns the reports of a guest since it was last prepared; without a name, of the guest of the last event.
+func lastRun(all []*hook.Report, name string) []*hook.Report {
+	if name == "" && len(all) > 0 {
+		name = all[len(all)-1].Guest
+	}
+	about := slices.DeleteFunc(slices.Clone(all), func(r *hook.Report) bool { return !isAbout(r, name) })
+	for i, r := range slices.Backward(about) {
+		if r.Op == "prepare" {
+			return about[i:]
+		}
+	}
+	return about
+}
+
+// journalReports returns the reports that only the journal still has: of other boots, and what the ring has dropped.
+func journalReports(h *hook.Host, have []*hook.Report) (all []*hook.Report) {
+	const journalctl, most = "/usr/bin/journalctl", "500"
+	if !h.Exists(journalctl) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	// The newest first: of a long output the end is cut off.
+	text, err := h.Output(ctx, journalctl, "--quiet", "--no-pager", "--reverse", "--lines="+most, "--output=cat",
+		"--output-fields=QEMU_HOOK_REPORT", "MESSAGE_ID="+reportMessage)
+	if err != nil {
+		warnf("the journal has no answer: %v", err)
+	}
+	for line := range bytes.Lines(text) {
+		r, ok := hook.ParseReport(line)
+		if ok && !slices.ContainsFunc(have, func(o *hook.Report) bool { return o.ID == r.ID }) {
+			all = append(all, r)
+		}
+	}
+	slices.Reverse(all)
+	return all
+}
+
+// printReport says what became of an event, with a line for each step that was more than looked at.
+func printReport(h *hook.Host, r *hook.Report) {
+	out("%s  %s", r.At.Local().Format(time.DateTime), r.Title())
+	for _, s := range r.Steps {
+		idle := s.Result == hook.Done && len(s.Messages) == 0 && s.Seconds < 0.05
+		if r.Result != "" && s.Result == "" || (r.Result == hook.Refused || r.Result == hook.Failed) && idle {
+			continue // it was never come to, or had nothing to take back
+		}
+		out("  %-10s %-7s %6.1f s", s.Name, cmp.Or(string(s.Result), "began"), s.Seconds)
+		printMessages(s.Messages, "      ")
+	}
+	printMessages(r.Messages, "  ")
+	for _, reason := range r.Reasons {
+		out("%s", indent("reason: "+reason, "  "))
+	}
+	if r.Result == "" {
+		out("  %s", unfinished(h, r))
+	}
+}
+
+// unfinished says what becomes of an event that has no end yet.
+func unfinished(h *hook.Host, r *hook.Report) string {
+	at := "before its first step"
+	if len(r.Steps) > 0 {
+		at = "in step " + r.Steps[len(r.Steps)-1].Name
+	}
+	if h.Exists(fmt.Sprintf("/proc/%d", r.PID)) {
+		return "it is at work, " + at
+	}
+	return "the hook was killed " + at + "; the next event of the guest, or qemu-hook recover, finishes its work"
+}
+
+func printMessages(messages []hook.Message, indentation string) {
+	for _, m := range messages {
+		text := m.Text
+		if m.Severity <= hook.Warning {
+			text = "warning: " + text
+		}
+		out("%s", indent(text, indentation))
+	}
+}
+
+// followPause is how often the log is looked at.
+const followPause = 100 * time.Millisecond
+
+// followLog shows events as they come, until it is interrupted.
+func followLog(h *hook.Host, o options, name string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var seen []byte
+	ids := map[string]bool{}
+	for first, last := true, false; ; first = false {
+		lines, err := h.State.RingLines(hook.ReportsRing)
+		if err != nil {
+			if errors.Is(err, os.ErrPermission) {
+				return fmt.Errorf("the log is root's to see; try sudo qemu-hook log --follow")
+			}
+			return err
+		}
+		fresh := lines
+		for i, line := range slices.Backward(lines) {
+			if bytes.Equal(line, seen) {
+				fresh = lines[i+1:]
+				break
+			}
+		}
+		if len(lines) > 0 {
+			seen = bytes.Clone(lines[len(lines)-1])
+		}
+		for _, line := range fresh {
+			if r, ok := hook.ParseReport(line); ok && !first {
+				printLine(h, o, r, name, ids)
+			}
+		}
+		if last {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			last = true // with one more look
+		case <-time.After(followPause):
+		}
+	}
+}
+
+// printLine shows one line of the log. ids are the events that are shown.
+func printLine(h *hook.Host, o options, r *hook.Report, name string, ids map[string]bool) {
+	if r.Op != "" && isAbout(r, name) {
+		ids[r.ID] = true
+	}
+	switch {
+	case !ids[r.ID]:
+	case o.json:
+		_ = printJSON(r)
+	case r.Result != "":
+		printReport(h, r)
+	case r.Op != "":
+		out("%s  %s", r.At.Local().Format(time.DateTime), r.Title())
+	default:
+		for _, s := range r.Steps {
+			out("%s  %s …", strings.Repeat(" ", len(time.DateTime)), s.Name)
+		}
+	}
+}
