@@ -42,8 +42,8 @@ func installHost(t testing.TB) *sysfstest.Host {
 			t.Fatal(err)
 		}
 	}
-	file("/etc/libvirt/hooks", "qemu", "#!/bin/sh\nexec run-parts /etc/libvirt/hooks/qemu.d/$1/$2\n", 0o750, 0)
-	file("/etc/libvirt/hooks/qemu.d", "10-old", "#!/bin/sh\n", 0o755, 1000)
+	file("/etc/libvirt/hooks", "qemu", "#!/bin/sh\nvirsh nodedev-detach pci_0000_08_00_0\n", 0o750, 0)
+	file("/etc/libvirt/hooks/qemu.d", "10-old", "#!/bin/sh\necho 100 >/proc/sys/vm/nr_hugepages\n", 0o755, 1000)
 	file("/etc/libvirt/hooks/qemu.d", "notes", "not a hook\n", 0o644, 0)
 	d, err := v.Walk("/etc/libvirt/hooks/qemu.d", true)
 	if err == nil {

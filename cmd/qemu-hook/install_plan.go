@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"qemu-hook/dist"
+	"qemu-hook/hook/scripts"
+	"qemu-hook/sysfs"
 )
 
 // Where things lie. AppArmor lets libvirtd execute what is in /usr/bin, and nothing in /usr/local.
@@ -182,7 +184,11 @@ func isOurs(root, name string) bool {
 
 // fights returns those of a host's hooks for qemu that would do the same work as ours at the same events.
 func fights(root string) ([]string, error) {
-	all, err := hooks(root)
+	host, err := sysfs.New(filepath.Join("/", root))
+	if err != nil {
+		return nil, err
+	}
+	all, err := scripts.Fights(scripts.Tree{FS: host, Dir: hooksDir})
 	return slices.DeleteFunc(all, func(name string) bool { return isOurs(root, name) }), err
 }
 
