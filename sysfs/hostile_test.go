@@ -73,6 +73,7 @@ func arguments(h sysfs.FS) map[reflect.Type][]any {
 	} {
 		all[reflect.TypeOf(v)] = append(all[reflect.TypeOf(v)], v)
 	}
+	all[reflect.TypeFor[error]()] = []any{syscall.EACCES, syscall.EIO}
 	all[reflect.TypeFor[context.Context]()] = []any{context.Background()}
 	return all
 }

@@ -27,7 +27,9 @@ func (h FS) CPUPlace(cpu int) CPUPlace {
 			break
 		}
 	}
-	p.Threads = p.Threads.Union(cpuset.Of(cpu))
+	if cpu >= 0 {
+		p.Threads = p.Threads.Union(cpuset.Of(cpu))
+	}
 	return p
 }
 
