@@ -127,8 +127,9 @@ func (h *Host) SomeGuest() (pid int, err error) {
 	}
 	inScopes, err := h.GuestProcesses()
 	for _, pid := range append(noted, inScopes...) {
-		if h.Exists(fmt.Sprintf("/proc/%d", pid)) {
-			return pid, nil
+		// Among the files is driver.pid, of the daemon itself.
+		if is, err := h.isQEMU(pid, "-uuid"); is || err != nil {
+			return pid, err
 		}
 	}
 	return 0, err

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"qemu-hook/hook"
 )
 
 // victimText is in the files that are not the guest's.
@@ -227,7 +229,7 @@ func TestShmRace(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(root, stateDir))
 	must(t, err)
 	for _, e := range entries {
-		if e.Name() != "lock" && e.Name() != "refusals.json" {
+		if e.Name() != "lock" && e.Name() != hook.RefusalsDocument && e.Name() != hook.ReportsRing {
 			t.Errorf("%s is left", e.Name())
 		}
 	}

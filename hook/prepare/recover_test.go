@@ -278,3 +278,18 @@ func TestReconnectMends(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A daemon that runs is no guest, though libvirt notes its process where it notes those of guests.
+func TestSomeGuest(t *testing.T) {
+	r := newRig(t, "server")
+	r.model.AddProcess(sysfstest.Process{PID: daemonPID, Comm: "libvirtd", Cmdline: []string{"/usr/sbin/libvirtd", "--timeout", "120"}})
+	r.model.SetFile("/run/libvirt/qemu/driver.pid", "900\n")
+	if pid, err := r.loaded().SomeGuest(); pid != 0 || err != nil {
+		t.Errorf("process %d is a guest, error %v", pid, err)
+	}
+	r.model.AddProcess(sysfstest.Process{PID: qemuPID, Comm: "qemu-system-x86", Cmdline: []string{"qemu-system-x86_64", "-name", "guest=a", "-uuid", "x"}})
+	r.model.SetFile("/run/libvirt/qemu/a.pid", "4711\n")
+	if pid, err := r.loaded().SomeGuest(); pid != qemuPID || err != nil {
+		t.Errorf("process %d is a guest, error %v", pid, err)
+	}
+}
