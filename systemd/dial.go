@@ -86,26 +86,27 @@ func dial(ctx context.Context, a address) (*connection, error) {
 func within[C any](
 	ctx context.Context, connect func(context.Context, context.CancelFunc) (C, error),
 ) (conn C, own context.Context, cancel context.CancelFunc, err error) {
-	own, cancel = context.WithCancel(context.Background())
+	// Not the results: who connects still may look at these when they are returned.
+	tied, end := context.WithCancel(context.Background())
 	type result struct {
 		conn C
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		conn, err := connect(own, cancel)
+		conn, err := connect(tied, end)
 		done <- result{conn, err}
 	}()
 	select {
 	case r := <-done:
 		if r.err != nil {
-			cancel()
+			end()
 			return conn, nil, nil, cause(r.err)
 		}
-		return r.conn, own, cancel, nil
+		return r.conn, tied, end, nil
 	case <-ctx.Done():
 		// What is connected later than this ends with its context.
-		cancel()
+		end()
 		return conn, nil, nil, ctx.Err()
 	}
 }

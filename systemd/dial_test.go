@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"context"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,6 +24,25 @@ func TestAddresses(t *testing.T) {
 		got := addresses(test.root, test.env, test.euid)
 		if diff := cmp.Diff(test.want, got, cmp.AllowUnexported(address{})); diff != "" {
 			t.Errorf("%q, %q, %d:\n%s", test.root, test.env, test.euid, diff)
+		}
+	}
+}
+
+// Whoever connects still when the time is up has a context of its own all the same, and the means to end it.
+func TestConnectingWhenTheTimeIsUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	const tries = 1000
+	lacks := make(chan bool, tries)
+	for range tries {
+		_, _, _, _ = within(ctx, func(own context.Context, end context.CancelFunc) (struct{}, error) {
+			lacks <- own == nil || end == nil
+			return struct{}{}, nil
+		})
+	}
+	for range tries {
+		if <-lacks {
+			t.Fatal("there is none: the program crashes in the library")
 		}
 	}
 }
