@@ -55,8 +55,11 @@ func (c *PCIDriver) proveUnused(ctx context.Context, h *Host, driver string) err
 		}
 		return !busy, err
 	})
-	if errors.Is(err, context.DeadlineExceeded) && last != nil {
+	switch late := errors.Is(err, context.DeadlineExceeded); {
+	case late && last != nil:
 		return last
+	case late:
+		return fmt.Errorf("cannot tell within gpu.deadline = %s who uses %s: the host is too busy to look; allow more time", h.Config.GPU.Deadline, h.FormatPCI(c.Address))
 	}
 	return err
 }
