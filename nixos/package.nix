@@ -8,9 +8,6 @@
 
 let
   inherit (lib) fileset;
-
-  manual = ../docs/qemu-hook.8;
-  completions = ../dist/completions;
 in
 buildGoModule (finalAttrs: {
   pname = "qemu-hook";
@@ -25,8 +22,9 @@ buildGoModule (finalAttrs: {
       ../testdata
       ../cmd/qemu-hook/testdata
       (fileset.fileFilter (file: file.hasExt "go") ../.)
-      (fileset.maybeMissing manual)
-      (fileset.maybeMissing completions)
+      ../docs/qemu-hook.8
+      ../dist/completions
+      ../dist/qemu-hook-recover.service
     ];
   };
 
@@ -41,13 +39,11 @@ buildGoModule (finalAttrs: {
   ];
 
   nativeBuildInputs = [ installShellFiles ];
-  postInstall =
-    lib.optionalString (builtins.pathExists manual) ''
-      installManPage docs/qemu-hook.8
-    ''
-    + lib.optionalString (builtins.pathExists completions) ''
-      installShellCompletion dist/completions/qemu-hook.{bash,fish,zsh}
-    '';
+  postInstall = ''
+    installManPage docs/qemu-hook.8
+    installShellCompletion --cmd qemu-hook --bash dist/completions/qemu-hook.bash \
+      --fish dist/completions/qemu-hook.fish --zsh dist/completions/_qemu-hook
+  '';
 
   doInstallCheck = true;
   nativeInstallCheckInputs = [ versionCheckHook ];

@@ -3,8 +3,12 @@ package nixos_test
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 )
 
@@ -39,4 +43,45 @@ func TestVendorHash(t *testing.T) {
 		t.Errorf("nothing was put together: %v", err)
 	}
 	t.Logf("%d folders of modules", len(modules))
+}
+
+// TestEmbedded has the package's source hold whatever Go files embed: without it the program does not build.
+func TestEmbedded(t *testing.T) {
+	root := repository(t)
+	nix, err := os.ReadFile(filepath.Join(root, "nixos/package.nix"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	embeds := regexp.MustCompile(`(?m)^//go:embed (.+)$`)
+	found := 0
+	err = filepath.WalkDir(root, func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(file) != ".go" {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, m := range embeds.FindAllStringSubmatch(string(text), -1) {
+			dir, err := filepath.Rel(root, filepath.Dir(file))
+			if err != nil {
+				return err
+			}
+			for _, pattern := range strings.Fields(m[1]) {
+				found++
+				name := filepath.Join(dir, pattern)
+				held := slices.ContainsFunc(strings.Fields(string(nix)), func(word string) bool {
+					word, ok := strings.CutPrefix(word, "../")
+					return ok && (name == word || strings.HasPrefix(name, word+"/"))
+				})
+				if !held {
+					t.Errorf("%s embeds %s, which is not in the source of nixos/package.nix", file, name)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil || found == 0 {
+		t.Errorf("%d files are embedded, error %v", found, err)
+	}
 }
