@@ -133,7 +133,7 @@ func TestOwnCommandsKilled(t *testing.T) {
 	base := newRig(t, "fern")
 	n := loadNeeds(t, "demo")
 	points := 0
-	for at := 1; ; at++ {
+	for at := 1; ; at += everyNth {
 		r := base.clone()
 		ran := ownCommands(r, n)
 		r.guestConfig(n.Guest.Name)
