@@ -267,7 +267,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"[[guest.a.run]]\nafter = []", `after: want a list, the program first`},
 		{"[[guest.a.run]]\nafter = [\"/usr/bin/x\", 1]", `after: 1 is no string`},
 		{"[[guest.a.run]]\ndeadline = \"30s\"", `there is neither before nor after`},
-		{"[[guest.a.run]]\nafter = [\"/usr/bin/x\"]\ndeadline = \"1h\"", `deadline: want a time such as "90s" or "2m", from 1s to 600s`},
+		{"[[guest.a.run]]\nafter = [\"/usr/bin/x\"]\ndeadline = \"1h\"", `deadline: want a time such as "90s" or "2m", from 1s to 120s`},
 		{"[[guest.a.run]]\ndo = [\"/usr/bin/x\"]", `do: no such key; known here are before, after and deadline`},
 		{"[[guest.a.run]]\nafter = [\"/x\"]\n[[guest.a.run]]\nafter = [\"/x\"]", `the same commands are there twice`},
 		{`run = "/usr/bin/x"`, `:1: run = "/usr/bin/x": want [[guest.NAME.run]] tables`},

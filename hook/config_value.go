@@ -363,7 +363,7 @@ func setConfigFiles(files *[]domain.File, v any) error {
 // The deadlines of own commands.
 const (
 	defaultCommandDeadline = 30 * time.Second
-	maxCommandDeadline     = 10 * time.Minute
+	maxCommandDeadline     = 2 * time.Minute // others wait for the lock meanwhile, and an undo has its own bound
 )
 
 func setConfigCommands(commands *[]ConfigCommand, v any) error {

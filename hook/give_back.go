@@ -54,6 +54,11 @@ func (h *Host) GiveBackAfterRun(ctx context.Context, uuid string) error {
 func (h *Host) giveBack(ctx context.Context, uuid string) error {
 	guest := h.Ledger.Guests[uuid]
 	end := h.Begin("inhibit")
+	defer func() {
+		if h.Ledger.Guests[uuid] == nil {
+			_ = h.State.ClearReleased(uuid)
+		}
+	}()
 	err := h.stopAttendants(ctx, uuid, guest)
 	end(err)
 	_, uerr := h.UndoAll(ctx, uuid, isOwnCommand)

@@ -43,10 +43,12 @@ const pidFiles = "/run/libvirt/qemu"
 // libvirt's pid file names, or one in a guest's scope. Process ids are used again, so a process counts only if its command
 // line has the guest's UUID. Without a name all pid files are looked through.
 func (h *Host) qemu(uuid, name string) (pid int, err error) {
+	// Files and settings of other guests may have the UUID in their names.
+	argument := "-uuid\x00" + uuid
 	if g := h.Ledger.Guests[uuid]; g != nil && g.QEMU != nil {
 		is, err := g.QEMU.Alive(h.FS)
 		if is {
-			is, err = h.isQEMU(g.QEMU.PID, uuid)
+			is, err = h.isQEMU(g.QEMU.PID, argument)
 		}
 		if is || err != nil {
 			return g.QEMU.PID, err
@@ -61,7 +63,7 @@ func (h *Host) qemu(uuid, name string) (pid int, err error) {
 			return 0, err
 		}
 		for _, pid := range pids {
-			if is, err := h.isQEMU(pid, uuid); is || err != nil {
+			if is, err := h.isQEMU(pid, argument); is || err != nil {
 				return pid, err
 			}
 		}
@@ -99,8 +101,8 @@ func (h *Host) pidFiles(name string) (pids []int, err error) {
 	return pids, nil
 }
 
-// isQEMU reports whether a process runs that has the guest's UUID on its command line, as libvirt starts QEMU.
-func (h *Host) isQEMU(pid int, uuid string) (bool, error) {
+// isQEMU reports whether a process runs that has this on its command line.
+func (h *Host) isQEMU(pid int, argument string) (bool, error) {
 	file := fmt.Sprintf("/proc/%d/cmdline", pid)
 	cmdline, err := h.ReadFile(file)
 	switch {
@@ -109,7 +111,7 @@ func (h *Host) isQEMU(pid int, uuid string) (bool, error) {
 	case err != nil:
 		return false, &sysfs.Error{Op: "read", Path: file, Err: err}
 	}
-	return strings.Contains(string(cmdline), uuid), nil
+	return strings.Contains(string(cmdline), argument), nil
 }
 
 // QEMURuns reports whether QEMU runs for the guest. Where that cannot be told the error says why, and the guest counts
@@ -156,7 +158,7 @@ const (
 func (h *Host) Standing(uuid string, g *Guest) (Standing, error) {
 	runs, err := h.QEMURuns(uuid, g.Name)
 	owed := false
-	if g.Owner != nil && err == nil {
+	if g.Owner != nil && err == nil && !h.State.Released(uuid) {
 		owed, err = g.Owner.Alive(h.FS)
 	}
 	switch {

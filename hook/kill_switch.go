@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -15,10 +16,17 @@ const (
 // SwitchedOff says what switches the program off, "" if nothing does. No guest that needs anything is prepared then; what is
 // on record is given back all the same.
 func (h *Host) SwitchedOff() string {
-	if h.Exists(offFile) {
+	// What cannot be seen counts: whoever is locked out must not depend on it.
+	switch there, err := h.Has(offFile); {
+	case err != nil:
+		return fmt.Sprintf("what cannot be seen (%v)", err)
+	case there:
 		return offFile
 	}
-	if cmdline, err := h.Read("/proc/cmdline"); err == nil && slices.Contains(strings.Fields(cmdline), offWord) {
+	switch cmdline, err := h.ReadIfAny("/proc/cmdline"); {
+	case err != nil:
+		return fmt.Sprintf("what cannot be seen (%v)", err)
+	case slices.Contains(strings.Fields(cmdline), offWord):
 		return offWord + " on the kernel's command line"
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"syscall"
@@ -112,8 +113,23 @@ func lastLine(out string) string {
 	return ""
 }
 
-// UntrustedProgram says why a program is not to be run as root, "" if nothing speaks against it.
+// UntrustedProgram says why a program is not to be run as root, "" if nothing speaks against it: it, or a folder on the way to it, is
+// not root's alone. In a folder that is sticky others cannot take away what is root's.
 func (h *Host) UntrustedProgram(file string) string {
+	for dir := path.Dir(file); ; dir = path.Dir(dir) {
+		st, err := h.Stat(dir)
+		switch {
+		case err != nil:
+			return (&sysfs.Error{Op: "look at", Path: dir, Err: err}).Error()
+		case st.UID != 0:
+			return fmt.Sprintf("its folder %s belongs to user %s, who could change it", dir, h.UserName(st.UID))
+		case st.Perm()&0o022 != 0 && st.Perm()&syscall.S_ISVTX == 0:
+			return fmt.Sprintf("others can write to its folder %s (mode %04o)", dir, st.Perm())
+		}
+		if dir == "/" {
+			break
+		}
+	}
 	st, err := h.Stat(file)
 	switch {
 	case err != nil:

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -38,7 +39,11 @@ func (k osKernel) Execute(ctx context.Context, p Program) ([]byte, error) {
 	if p.Stderr {
 		cmd.Stderr = w
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// It ends with this process: a hook that is killed leaves no command at work beside what comes next. The signal comes at the end
+	// of the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 	err = cmd.Start()
 	w.Close()
 	if err != nil {

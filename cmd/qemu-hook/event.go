@@ -16,6 +16,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/hook/release"
+	"qemu-hook/journal"
 )
 
 // handleEvent answers a call of libvirt's. Only a prepare that cannot be done, and a release that could not undo
@@ -149,7 +150,7 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 	default:
 		h.Logf(hook.Warning, "%s %s goes on without the configuration: %v", op, name, err)
 	}
-	return locked(ctx, h, o, op, name, func() error {
+	err = locked(ctx, h, o, op, name, func() error {
 		if op != "prepare" {
 			// Half a release helps nobody: a signal ends a preparation, which then gives back, and nothing else.
 			ctx = context.WithoutCancel(ctx)
@@ -170,6 +171,12 @@ func act(h *hook.Host, o options, op string, n *domain.Needs, by hook.Caller) er
 		}
 		return nil
 	})
+	var held *journal.HeldError
+	if op == "release" && errors.As(err, &held) {
+		// libvirt sends no other.
+		err = errors.Join(h.State.MarkReleased(uuid), fmt.Errorf("%w; when that is done: qemu-hook recover %s", err, hook.QuoteName(name)))
+	}
+	return err
 }
 
 func prepareGuest(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) error {

@@ -256,14 +256,17 @@ func errRunning(name string, err error) error {
 // clearOldRun gives back what a run of the guest left that ended without a release, as when the daemon died. A guest
 // that was prepared and never started keeps what it has: this prepare completes it.
 func clearOldRun(ctx context.Context, h *hook.Host, guest domain.Guest) error {
-	g := h.Ledger.Guests[guest.UUID]
-	if g == nil || guest.UUID == "" {
+	if guest.UUID == "" {
 		return nil
+	}
+	g := h.Ledger.Guests[guest.UUID]
+	if changes, err := h.Recorded(guest.UUID); g == nil && len(changes) == 0 {
+		return err
 	}
 	if runs, err := h.QEMURuns(guest.UUID, guest.Name); runs {
 		return &hook.Refusal{Guest: guest.Name, Reasons: []string{errRunning(guest.Name, err).Error()}}
 	}
-	if !g.Started {
+	if g == nil || !g.Started {
 		return nil
 	}
 	h.Logf(hook.Warning, "%s ended without a release; giving back what it had", guest.Name)
@@ -300,7 +303,7 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
 	}
 	h.Ledger.Guests[uuid] = guest
-	if err := h.SaveLedger(); err != nil {
+	if err := errors.Join(h.State.ClearReleased(uuid), h.SaveLedger()); err != nil {
 		return nil, err
 	}
 	end := h.Begin(quiesceStep{}.Name())

@@ -293,3 +293,30 @@ func TestSomeGuest(t *testing.T) {
 		t.Errorf("process %d is a guest, error %v", pid, err)
 	}
 }
+
+// A release that came in vain, as others had the lock too long, is remembered: recover takes the guest although the daemon lives,
+// and the next prepare forgets it.
+func TestReleasedInVain(t *testing.T) {
+	r := newRig(t, "server")
+	g := serverGuest(1, "0000:41:00", cpuset.Set{}, 100, 1)
+	before := r.snapshot()
+	r.prepareFor(g)
+	if err := r.journal().MarkReleased(g.Guest.UUID); err != nil {
+		t.Fatal(err)
+	}
+	if s := r.standing(g); s != hook.Left {
+		t.Errorf("it is taken for %q", s)
+	}
+	r.prepareFor(g)
+	if s := r.standing(g); s != hook.Owed {
+		t.Errorf("prepared again it is taken for %q", s)
+	}
+	if err := r.journal().MarkReleased(g.Guest.UUID); err != nil {
+		t.Fatal(err)
+	}
+	if all := r.recovered(""); len(all) != 1 || all[0].Kept != "" || all[0].Err != nil {
+		t.Errorf("recover: %+v", all)
+	}
+	r.model.RemoveProcess(daemonPID)
+	r.wantAsBefore(before, "after recover")
+}

@@ -2,7 +2,6 @@ package prepare
 
 import (
 	"context"
-	"errors"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
@@ -51,5 +50,8 @@ func runBefore(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Calle
 	if h.Ledger.Guests[n.Guest.UUID] == nil {
 		h.Ledger.Guests[n.Guest.UUID] = &hook.Guest{Name: n.Guest.Name, Since: h.Now(), Caller: by}
 	}
-	return errors.Join(h.SaveLedger(), h.Make(ctx, n.Guest.UUID, p.Changes))
+	if err := h.SaveLedger(); err != nil {
+		return err
+	}
+	return h.Make(ctx, n.Guest.UUID, p.Changes)
 }

@@ -30,21 +30,25 @@ func Run(ctx context.Context, h *hook.Host, uuid, name string, byHand bool) erro
 		}
 		return nil
 	}
-	runs, err := h.QEMURuns(uuid, name)
-	if runs && (err == nil || byHand) {
-		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
-	}
 	g := h.Ledger.Guests[uuid]
-	if byHand && g != nil && mayStart(h, g) {
+	runs, err := h.QEMURuns(uuid, name)
+	switch {
+	case runs && byHand:
+		return errors.Join(fmt.Errorf("%s is running; shut it down, libvirt will then release it", name), err)
+	case byHand && g != nil && mayStart(h, g) && !h.State.Released(uuid):
 		return fmt.Errorf("%s may be starting: the libvirt daemon that prepared it (pid %d) still owes it a release; "+
 			"if that never comes, restart the daemon and release it again", name, g.Owner.PID)
 	}
-	if g != nil && g.Owner != nil {
-		// This is the release that the daemon owed: if it is killed midway there comes no other, and recover may finish it.
+	if g != nil && g.Owner != nil && !byHand {
+		// This is the release that the daemon owed: if it is killed midway, or comes while QEMU does not die, there comes no other, and
+		// recover may finish it.
 		g.Owner = nil
 		if err := h.SaveLedger(); err != nil {
 			h.Logf(hook.Warning, "%v", err)
 		}
+	}
+	if runs && err == nil {
+		return fmt.Errorf("%s is running still, and keeps what it has; when it is gone: qemu-hook recover %s", name, hook.QuoteName(name))
 	}
 	return h.GiveBackAfterRun(ctx, uuid)
 }
