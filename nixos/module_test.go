@@ -393,7 +393,26 @@ func parseUnit(unit string) []string {
 	return all
 }
 
-// checkVMTest: the script of the VM test is Python, and asks nothing that the test driver does not have.
+// globalNames is a program that says which global names a script defines.
+const globalNames = `
+import ast, sys
+
+def visit(node):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            print(child.name)
+            continue
+        if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
+            print(child.id)
+        if isinstance(child, ast.alias):
+            print((child.asname or child.name).split(".")[0])
+        visit(child)
+
+visit(ast.parse(open(sys.argv[1]).read()))
+`
+
+// checkVMTest: the script of the VM test is Python, asks nothing that the test driver does not have, and has no name of its own
+// that the driver has.
 func checkVMTest(s *site, r *report) {
 	vm := r.facts(s).VM
 	driver := []string{
@@ -407,8 +426,24 @@ func checkVMTest(s *site, r *report) {
 		}
 	}
 	file := r.write("script.py", vm.TestScript, 0o644)
-	if out, err := r.tool(nil, "python3", "-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())", file); err != nil {
+	out, err := r.tool(nil, "python3", "-c", globalNames, file)
+	if err != nil {
 		r.errorf("the test's script: %s", out)
+	}
+	// The framework puts these names before the script, with types that mypy holds the script to.
+	prelude := []string{
+		"Machine", "create_machine", "driver", "dump_machine_ssh", "join_all", "log", "machine", "machines", "polling_condition", "retry",
+		"run_tests", "serial_stdout_off", "serial_stdout_on", "start_all", "subtest", "t", "test_script", "test_symbols", "vlans",
+	}
+	names := strings.Fields(out)
+	if len(names) == 0 {
+		r.errorf("the test's script has no names")
+	}
+	for _, name := range names {
+		r.counts++
+		if slices.Contains(prelude, name) {
+			r.errorf("the test's script has a %s of its own, a name of the test framework's", name)
+		}
 	}
 	if a := texts(vm.Host["assertions"]); len(a) > 0 {
 		r.errorf("the test's host: %q", a)
