@@ -172,7 +172,8 @@ in
       };
       allowSameVendor = mkSwitch ''
         Whether {option}`vfio.devices.bindAtBoot` may go together with a driver of the same vendor in
-        {option}`services.xserver.videoDrivers`. That is right if the host has a second card of that vendor.
+        {option}`services.xserver.videoDrivers`. That is right if the host has a second card of that vendor: of
+        another model, if they are bound by ids.
       '';
     };
 
