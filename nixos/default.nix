@@ -298,7 +298,10 @@ in
         type = types.nullOr userName;
         default = cfg.user;
         defaultText = literalExpression "config.vfio.user";
-        description = "Owner of the memory.";
+        description = ''
+          Owner of the memory; null for whoever sits at the screen when the guest starts, or for root if it is a kvmfr device, which its
+          group can use.
+        '';
       };
       group = mkOption {
         type = userName;
