@@ -217,7 +217,10 @@ in
         type = types.ints.positive;
         default = if cfg.hugepages.size == "1G" then 36 else 18432;
         defaultText = literalExpression ''if config.vfio.hugepages.size == "1G" then 36 else 18432'';
-        description = "How many pages are allocated at boot, if they are: by default 36 GiB.";
+        description = ''
+          How many pages are allocated at boot, if they are: by default 36 GiB. What is allocated at boot is gone for the host, which has to
+          have enough memory besides to start.
+        '';
       };
       allocate = mkOption {
         type = types.enum [
@@ -249,7 +252,8 @@ in
         type = types.bool;
         default = true;
         description = ''
-          Whether DNS and DHCP (UDP 53 and 67) are let in on the bridge, and reverse path filtering is loose.
+          Whether DNS and DHCP (UDP 53 and 67) are let in on the bridge, and reverse path filtering is loose: that is one setting for
+          the whole host.
         '';
       };
     };

@@ -190,12 +190,19 @@ in
       systemd.services.qemu-hook-bind = {
         description = "Put the guests' cards on vfio";
         before = [ "display-manager.service" ];
+        # vfio-pci is there by then, and udev at work on the drivers.
+        after = [
+          "systemd-modules-load.service"
+          "systemd-udevd.service"
+        ];
         wantedBy = [ "multi-user.target" ];
         # Not at a switch: a guest may have the card, or the desktop.
         restartIfChanged = false;
         serviceConfig = {
           Type = "oneshot";
           RemainAfterExit = true;
+          # A oneshot has no limit of its own, and the desktop waits for this one.
+          TimeoutStartSec = "5min";
           ExecStart = "${lib.getExe cfg.hook.package} bind ${builtins.concatStringsSep " " devices.addresses}";
         };
       };
