@@ -172,7 +172,8 @@ in
       };
       allowSameVendor = mkSwitch ''
         Whether {option}`vfio.devices.bindAtBoot` may go together with a driver of the same vendor in
-        {option}`services.xserver.videoDrivers`. That is right if the host has a second card of that vendor.
+        {option}`services.xserver.videoDrivers`. That is right if the host has a second card of that vendor: of
+        another model, if they are bound by ids.
       '';
     };
 
@@ -216,7 +217,10 @@ in
         type = types.ints.positive;
         default = if cfg.hugepages.size == "1G" then 36 else 18432;
         defaultText = literalExpression ''if config.vfio.hugepages.size == "1G" then 36 else 18432'';
-        description = "How many pages are allocated at boot, if they are: by default 36 GiB.";
+        description = ''
+          How many pages are allocated at boot, if they are: by default 36 GiB. What is allocated at boot is gone for the host, which has to
+          have enough memory besides to start.
+        '';
       };
       allocate = mkOption {
         type = types.enum [
@@ -248,7 +252,8 @@ in
         type = types.bool;
         default = true;
         description = ''
-          Whether DNS and DHCP (UDP 53 and 67) are let in on the bridge, and reverse path filtering is loose.
+          Whether DNS and DHCP (UDP 53 and 67) are let in on the bridge, and reverse path filtering is loose: that is one setting for
+          the whole host.
         '';
       };
     };
@@ -297,7 +302,10 @@ in
         type = types.nullOr userName;
         default = cfg.user;
         defaultText = literalExpression "config.vfio.user";
-        description = "Owner of the memory.";
+        description = ''
+          Owner of the memory; null for whoever sits at the screen when the guest starts, or for root if it is a kvmfr device, which its
+          group can use.
+        '';
       };
       group = mkOption {
         type = userName;

@@ -9,11 +9,13 @@
 let
   inherit (lib)
     concatMapStrings
+    hasPrefix
     mkBefore
     mkIf
     mkMerge
     optional
     optionals
+    unique
     ;
 
   cfg = config.vfio;
@@ -42,25 +44,32 @@ let
     "xe"
   ];
 
-  # Names in services.xserver.videoDrivers, by PCI vendor.
+  # What names in services.xserver.videoDrivers begin with, by PCI vendor.
   vendorDrivers = {
     "10de" = [
       "nouveau"
       "nvidia"
-      "nvidiaLegacy340"
-      "nvidiaLegacy390"
-      "nvidiaLegacy470"
     ];
     "1002" = [
       "amdgpu"
-      "amdgpu-pro"
       "ati"
       "radeon"
     ];
     "8086" = [ "intel" ];
   };
-  gpuDrivers = if devices.gpu == null then [ ] else vendorDrivers.${builtins.substring 0 4 devices.gpu} or [ ];
-  sameVendor = builtins.filter (d: builtins.elem d gpuDrivers) config.services.xserver.videoDrivers;
+  videoDriversOf =
+    vendor:
+    builtins.filter (
+      driver: builtins.any (prefix: hasPrefix prefix driver) (vendorDrivers.${vendor} or [ ])
+    ) config.services.xserver.videoDrivers;
+  vendorOf = builtins.substring 0 4;
+
+  # A card's sound function is of the card's vendor.
+  desktopIds = builtins.filter (id: videoDriversOf (vendorOf id) != [ ]) (
+    optional (devices.gpu != null) devices.gpu ++ devices.extra
+  );
+  sameVendor = unique (builtins.concatMap (id: videoDriversOf (vendorOf id)) desktopIds);
+  anyVendor = builtins.concatMap videoDriversOf (builtins.attrNames vendorDrivers);
 
   # The rule as it is shipped for every distribution has one line to fill in.
   ruleLine = ''#SUBSYSTEM=="drm|graphics|i2c-dev", KERNELS=="0000:08:00.0", ENV{ID_SEAT}="seat-qemu-hook"'' + "\n";
@@ -92,10 +101,27 @@ in
         {
           assertion = devices.bindAtBoot && !devices.allowSameVendor -> sameVendor == [ ];
           message =
-            "vfio.devices.bindAtBoot takes the card ${toString devices.gpu} from the host, whose services.xserver.videoDrivers has "
+            "vfio.devices.bindAtBoot takes ${toString desktopIds} from the host, whose services.xserver.videoDrivers has "
             + "${toString sameVendor}: the desktop would not start. Remove that driver, or set vfio.devices.allowSameVendor if another card is meant.";
         }
+        {
+          assertion = cfg.blacklistNvidia -> videoDriversOf "10de" == [ ];
+          message =
+            "vfio.blacklistNvidia is on, and services.xserver.videoDrivers has ${toString (videoDriversOf "10de")}: the desktop would "
+            + "not start. Remove that driver, or set vfio.blacklistNvidia = false.";
+        }
       ];
+
+      warnings =
+        optional (byAddress && !devices.allowSameVendor && anyVendor != [ ]) (
+          "vfio.devices.bindAtBoot is on, services.xserver.videoDrivers has ${toString anyVendor}, and vfio.devices.addresses do not tell "
+          + "the vendor: if the card is the one that the driver is for, the desktop will not start. Set vfio.devices.allowSameVendor if "
+          + "another card is meant."
+        )
+        ++ optional (byId && devices.allowSameVendor) (
+          "vfio.devices.bindAtBoot binds by ids: two cards of one model have one id, and both would be gone from the host. Use "
+          + "vfio.devices.addresses alone, without gpu, audio and extra."
+        );
 
       boot.kernelParams =
         # Each device gets its own address space, without which none can be given to a guest. "pt": what the host keeps is mapped
@@ -164,12 +190,19 @@ in
       systemd.services.qemu-hook-bind = {
         description = "Put the guests' cards on vfio";
         before = [ "display-manager.service" ];
+        # vfio-pci is there by then, and udev at work on the drivers.
+        after = [
+          "systemd-modules-load.service"
+          "systemd-udevd.service"
+        ];
         wantedBy = [ "multi-user.target" ];
         # Not at a switch: a guest may have the card, or the desktop.
         restartIfChanged = false;
         serviceConfig = {
           Type = "oneshot";
           RemainAfterExit = true;
+          # A oneshot has no limit of its own, and the desktop waits for this one.
+          TimeoutStartSec = "5min";
           ExecStart = "${lib.getExe cfg.hook.package} bind ${builtins.concatStringsSep " " devices.addresses}";
         };
       };

@@ -71,7 +71,8 @@ in
     vfio.hook.settings = mkMerge [
       (mkIf lookingGlass.enable {
         looking_glass = {
-          user = mkDefault lookingGlass.user;
+          # TOML has no null; without the key the hook finds out who sits at the screen.
+          user = mkIf (lookingGlass.user != null) (mkDefault lookingGlass.user);
           group = mkDefault lookingGlass.group;
           mode = mkDefault lookingGlass.mode;
         };

@@ -41,6 +41,10 @@ func TestMutants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A copy that fails as it is would fail with any mistake.
+	if out, err := runMutant(t, "", binary); err != nil {
+		t.Fatalf("the copy fails without a mistake: %v\n%s", err, out)
+	}
 	seen, beside := 0, 0
 	for _, patch := range patches {
 		out, err := runMutant(t, patch, binary)
@@ -63,7 +67,7 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// runMutant runs the tests in a copy with the mistake; an error means that they failed.
+// runMutant runs the tests in a copy with the mistake, if one is named; an error means that they failed.
 func runMutant(t *testing.T, patch, binary string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -83,6 +87,18 @@ func runMutant(t *testing.T, patch, binary string) (string, error) {
 			t.Fatal(err)
 		}
 	}
+	if patch != "" {
+		applyPatch(ctx, t, root, patch)
+	}
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^(TestModule|TestScripts.*|TestDefineVM|TestHookLink)$")
+	cmd.Dir = filepath.Join(root, "nixos")
+	cmd.Env = append(os.Environ(), programEnv+"="+binary)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func applyPatch(ctx context.Context, t *testing.T, root, patch string) {
+	t.Helper()
 	file, err := filepath.Abs(patch)
 	if err != nil {
 		t.Fatal(err)
@@ -93,11 +109,6 @@ func runMutant(t *testing.T, patch, binary string) (string, error) {
 	if out, err := apply.CombinedOutput(); err != nil {
 		t.Fatalf("%s does not apply any more: %s", patch, out)
 	}
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^(TestModule|TestScripts.*|TestDefineVM|TestHookLink)$")
-	cmd.Dir = filepath.Join(root, "nixos")
-	cmd.Env = append(os.Environ(), programEnv+"="+binary)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
 
 // findings are the tests that failed.

@@ -41,7 +41,8 @@ in
       ];
     })
 
-    # The plan opens the ports, and drops the check, on the whole host; only the bridge needs either.
+    # The plan opens the ports on the whole host, where only the bridge needs them, and drops the check. NixOS has one check for all
+    # interfaces, so the loose one, too, is for the whole host.
     (mkIf (cfg.network.enable && cfg.network.firewall && !cfg.openFirewall) {
       networking.firewall = {
         interfaces.${bridge}.allowedUDPPorts = ports;

@@ -326,6 +326,9 @@ func checkDomains(s *site, r *report) {
 	if bytes.Contains(b, []byte("/nix/store")) {
 		r.errorf("nixos/win11.xml names a store path")
 	}
+	if regexp.MustCompile(`<feature\s[^>]*enabled=['"]yes['"][^>]*name=['"]enrolled-keys|<feature\s[^>]*name=['"]enrolled-keys['"][^>]*enabled=['"]yes`).Match(b) {
+		r.errorf("nixos/win11.xml asks for a firmware with enrolled keys, which NixOS does not have")
+	}
 }
 
 // programEnv names the program for a test that runs where it cannot be built.

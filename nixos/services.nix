@@ -2,9 +2,10 @@
 { config, lib, ... }:
 
 let
-  inherit (lib) mkIf mkMerge;
+  inherit (lib) mkIf mkMerge optionalString;
   cfg = config.vfio;
   inherit (cfg) lookingGlass;
+  owner = optionalString (lookingGlass.user != null) ''OWNER="${lookingGlass.user}", '';
 in
 {
   _class = "nixos";
@@ -21,9 +22,9 @@ in
       services.spice-webdavd.enable = true;
     })
 
-    (mkIf (lookingGlass.enable && lookingGlass.kvmfr && lookingGlass.user != null) {
+    (mkIf (lookingGlass.enable && lookingGlass.kvmfr) {
       services.udev.extraRules = ''
-        SUBSYSTEM=="kvmfr", OWNER="${lookingGlass.user}", GROUP="${lookingGlass.group}", MODE="${lookingGlass.mode}"
+        SUBSYSTEM=="kvmfr", ${owner}GROUP="${lookingGlass.group}", MODE="${lookingGlass.mode}"
       '';
     })
 

@@ -41,6 +41,46 @@ in
   } // {
     services.xserver.videoDrivers = [ "nvidia" ];
   };
+  same-vendor-extra = host {
+    devices = {
+      gpu = "10de:2782";
+      extra = [ "1002:73a6" ];
+      bindAtBoot = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [ "amdgpu" ];
+  };
+  other-vendor = host {
+    devices = {
+      gpu = "10de:2782";
+      bindAtBoot = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [ "amdgpu" ];
+  };
+  vendor-unknown = host {
+    devices = {
+      addresses = [ "0000:08:00.0" ];
+      bindAtBoot = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [
+      "modesetting"
+      "nvidiaLegacy470"
+    ];
+  };
+  vendor-unknown-allowed = host {
+    devices = {
+      addresses = [ "0000:08:00.0" ];
+      bindAtBoot = true;
+      allowSameVendor = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [ "nvidia" ];
+  };
+  blacklisted-driver = host { blacklistNvidia = true; } // {
+    services.xserver.videoDrivers = [ "nouveau" ];
+  };
   no-interface = host { network.enable = true; };
   guest-twice = host {
     vm.xmlPath = ../win11.xml;

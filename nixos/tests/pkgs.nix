@@ -67,7 +67,24 @@ let
       formats.toml =
         { }:
         {
-          type = lib.types.attrsOf lib.types.anything;
+          # What TOML can say: no null.
+          type =
+            let
+              value =
+                lib.types.oneOf [
+                  lib.types.bool
+                  lib.types.int
+                  lib.types.float
+                  lib.types.str
+                  lib.types.path
+                  (lib.types.attrsOf value)
+                  (lib.types.listOf value)
+                ]
+                // {
+                  description = "TOML value";
+                };
+            in
+            value;
           generate = name: value: package name { inherit value; };
         };
 

@@ -104,7 +104,7 @@ in
   testScript = ''
     card = "/sys/bus/pci/devices/${card}"
 
-    def driver():
+    def card_driver():
         return host.succeed(f"basename $(readlink {card}/driver)").strip()
 
     def state():
@@ -125,7 +125,7 @@ in
     with subtest("kernel and IOMMU"):
         host.succeed("grep -q intel_iommu=on /proc/cmdline")
         host.succeed("test -n \"$(ls /sys/kernel/iommu_groups)\"")
-        assert driver() == "e1000e", driver()
+        assert card_driver() == "e1000e", card_driver()
 
     with subtest("the mount of huge pages"):
         host.succeed("findmnt -no OPTIONS /dev/hugepages | grep -q mode=1770")
@@ -156,7 +156,7 @@ in
 
     with subtest("start: the card is the guest's, the host is off its CPU"):
         host.succeed("virsh start guest")
-        assert driver() == "vfio-pci", driver()
+        assert card_driver() == "vfio-pci", card_driver()
         host.succeed("systemctl show -p AllowedCPUs system.slice | grep -q -x AllowedCPUs=0")
         host.succeed("test $(cat /proc/sys/vm/nr_hugepages) -ge 32")
         host.succeed("qemu-hook status | grep -q guest")
@@ -180,7 +180,7 @@ in
 
     with subtest("by hand"):
         host.succeed("su - operator -c start-vfio")
-        assert driver() == "vfio-pci", driver()
+        assert card_driver() == "vfio-pci", card_driver()
         host.succeed("su - operator -c stop-vfio")
         assert state() == before, state()
 

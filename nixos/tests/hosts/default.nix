@@ -4,6 +4,7 @@
   disabled = ./disabled.nix;
   minimal = ./minimal.nix;
   no-hook = ./no-hook.nix;
+  no-owner = ./no-owner.nix;
   plan = ./plan.nix;
   # Without a word about the module: what `disabled` has to be equal to.
   without = {

@@ -82,6 +82,7 @@ let
 
     bool = simple "bool" "boolean" isBool;
     int = simple "int" "signed integer" isInt;
+    float = simple "float" "floating point number" builtins.isFloat;
     ints = {
       inherit between;
       positive = simple "positiveInt" "positive integer, meaning >0" (v: isInt v && v > 0);
