@@ -300,6 +300,9 @@ func table(guest string) string { return "[" + toml.Key{"guest", guest}.String()
 // config prints the keys: those for all guests first, as TOML wants it.
 func (m *importer) config(b *strings.Builder) {
 	if len(m.entries) == 0 {
+		if len(m.commands) > 0 {
+			return
+		}
 		b.WriteString("\n")
 		comment(b, "There is nothing to configure.")
 		return
@@ -340,7 +343,7 @@ func (m *importer) own(b *strings.Builder) {
 	comment(b, "Own commands, which are run as root, without a shell. Take out those that are not wanted any more;")
 	comment(b, "NAME stands for a guest that the scripts do not name.")
 	seen := map[string]bool{}
-	for _, c := range m.commands {
+	for _, c := range inOrder(m.commands) {
 		var words []string
 		for _, w := range c.program {
 			words = append(words, strconv.Quote(w))
@@ -363,6 +366,31 @@ func (m *importer) own(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "\n%s\n%s%s\n", table, line, from)
 	}
+}
+
+// inOrder returns the commands of each guest together: those before it as they were run, those after it backwards, as what
+// the configuration has last is run first then.
+func inOrder(all []command) []command {
+	var guests []string
+	for _, c := range all {
+		if !slices.Contains(guests, c.guest) {
+			guests = append(guests, c.guest)
+		}
+	}
+	var sorted []command
+	for _, guest := range guests {
+		for _, c := range all {
+			if c.guest == guest && c.when == "before" {
+				sorted = append(sorted, c)
+			}
+		}
+		for _, c := range slices.Backward(all) {
+			if c.guest == guest && c.when == "after" {
+				sorted = append(sorted, c)
+			}
+		}
+	}
+	return sorted
 }
 
 // maxShown is how many lines of a kind are shown.
