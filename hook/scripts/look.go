@@ -74,7 +74,7 @@ func readHooks(t Tree) *hooks {
 			continue
 		}
 		h.entries = append(h.entries, e)
-		if strings.Contains(path.Base(name), "qemu-hook") || path.Base(e.target) == "qemu-hook" {
+		if t.isOurs(name) {
 			h.own = name
 		}
 	}
