@@ -52,6 +52,7 @@ type reader struct {
 	lines int
 
 	dispatchers map[string]bool
+	shells      map[string]bool
 }
 
 // script is one run of a script.
@@ -74,7 +75,7 @@ type function struct {
 }
 
 func newReader(t Tree) *reader {
-	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}, dispatchers: map[string]bool{}}
+	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}, dispatchers: map[string]bool{}, shells: map[string]bool{}}
 }
 
 // read goes through all scripts of the tree.
