@@ -41,6 +41,9 @@ func (s *script) command(n *node, w when, piped bool) {
 		s.call(f, args, w)
 		return
 	}
+	if user := runsAs(args); user != "" {
+		w = w.hold("it runs as " + printable(user) + ", an own command runs as root")
+	}
 	args = unwrap(args)
 	name := path.Base(args[0].text)
 	switch {

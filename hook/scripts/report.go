@@ -238,6 +238,7 @@ func (m *importer) command(f found, args []arg, lost func(string)) {
 	} else if f.when.only > 0 {
 		c.why = "only under a condition that was not understood: " + m.at(f.file, f.when.only)
 	}
+	c.why = cmp.Or(c.why, f.when.held)
 	for _, a := range args[1:] {
 		c.program = append(c.program, a.text)
 	}
@@ -362,7 +363,7 @@ func (m *importer) own(b *strings.Builder) {
 	}
 	b.WriteString("\n")
 	comment(b, "Own commands, which are run as root, without a shell. Take out those that are not wanted any more;")
-	comment(b, "NAME stands for a guest that the scripts do not name.")
+	comment(b, "NAME stands for a guest that the scripts do not name. A command in before that fails refuses the guest.")
 	seen := map[string]bool{}
 	for _, c := range inOrder(m.commands) {
 		var words []string
