@@ -78,7 +78,14 @@ func (d *Dir) halve(dir *os.File, name string) error {
 
 // Append adds a line.
 func (r *Ring) Append(line []byte) error {
-	if err := writeOnce(int(r.f.Fd()), append(line, '\n')); err != nil {
+	fd := int(r.f.Fd())
+	st, err := r.f.Stat()
+	if err == nil {
+		if err = writeOnce(fd, append(line, '\n')); err != nil {
+			_ = unix.Ftruncate(fd, st.Size()) // the beginning of a line would only take room
+		}
+	}
+	if err != nil {
 		return &FileError{Op: "write", Path: r.f.Name(), Err: err}
 	}
 	return nil

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // ringDir returns a state directory that is there.
@@ -128,5 +131,33 @@ func TestRingNames(t *testing.T) {
 	}
 	if _, err := d.OpenRing("link"); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// Of a line that there is no room for, nothing stays.
+func TestRingFull(t *testing.T) {
+	d := ringDir(t)
+	appendLines(t, d, "whole")
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	r, err := d.OpenRing("log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 10, Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	err = r.Append([]byte("too long a line"))
+	if back := unix.Setrlimit(unix.RLIMIT_FSIZE, &old); back != nil {
+		t.Fatal(back)
+	}
+	b, readErr := os.ReadFile(d.file("log"))
+	if err == nil || readErr != nil || string(b) != "whole\n" {
+		t.Errorf("the append says %v, and the file is %q, %v", err, b, readErr)
 	}
 }

@@ -108,8 +108,7 @@ func (p *installPlan) file(in *installation, path string, content []byte, mode f
 }
 
 func (p *installPlan) link(in *installation, path, to string, replace bool) {
-	now, err := os.Readlink(in.path(path))
-	if err == nil && now == to {
+	if leadsTo(in.root, path, to) {
 		p.there = append(p.there, path)
 		return
 	}
@@ -153,6 +152,10 @@ func wantedBy(unit []byte) (units []string) {
 // hooks returns the hooks for qemu that libvirt calls, in its order: hooks/qemu, then qemu.d. It goes by whether there is an
 // execute bit, and follows links.
 func hooks(root string) ([]string, error) {
+	host, err := sysfs.New(filepath.Join("/", root))
+	if err != nil {
+		return nil, err
+	}
 	dir := filepath.Join(root, hooksDir)
 	entries, err := os.ReadDir(dir + "/qemu.d")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -163,23 +166,29 @@ func hooks(root string) ([]string, error) {
 		names = append(names, hooksDir+"/qemu.d/"+e.Name())
 	}
 	return slices.DeleteFunc(names, func(name string) bool {
-		file := filepath.Join(root, name)
-		to, err := os.Readlink(file)
-		switch {
-		case err == nil && to == programFile:
+		if isOurs(root, name) {
 			return false // also while the program is not there yet
-		case err == nil && filepath.IsAbs(to):
-			file = filepath.Join(root, to)
 		}
-		st, err := os.Stat(file)
+		at, err := host.ResolveLinks(name)
+		if err != nil {
+			return true
+		}
+		st, err := os.Stat(filepath.Join(root, at))
 		return err != nil || !st.Mode().IsRegular() || st.Mode().Perm()&0o111 == 0
 	}), nil
 }
 
 // isOurs reports whether a hook is a link to the program.
-func isOurs(root, name string) bool {
-	to, err := os.Readlink(filepath.Join(root, name))
-	return err == nil && to == programFile
+func isOurs(root, name string) bool { return leadsTo(root, name, programFile) }
+
+// leadsTo reports whether a path is a link that leads to where the other does, in whatever way it is written.
+func leadsTo(root, path, to string) bool {
+	host, err := sysfs.New(filepath.Join("/", root))
+	if err != nil {
+		return false
+	}
+	_, err = host.Readlink(path)
+	return err == nil && scripts.LeadsTo(host, path, to)
 }
 
 // fights returns those of a host's hooks for qemu that would do the same work as ours at the same events.
@@ -188,8 +197,7 @@ func fights(root string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := scripts.Fights(scripts.Tree{FS: host, Dir: hooksDir})
-	return slices.DeleteFunc(all, func(name string) bool { return isOurs(root, name) }), err
+	return scripts.Fights(scripts.Tree{FS: host, Dir: hooksDir}, programFile)
 }
 
 // otherLink returns the link to the program that somebody has made under another name: two would have each event handled

@@ -41,6 +41,9 @@ func (s *script) command(n *node, w when, piped bool) {
 		s.call(f, args, w)
 		return
 	}
+	if user := runsAs(args); user != "" {
+		w = w.hold("it runs as " + printable(user) + ", an own command runs as root")
+	}
 	args = unwrap(args)
 	name := path.Base(args[0].text)
 	switch {
@@ -49,7 +52,7 @@ func (s *script) command(n *node, w when, piped bool) {
 			s.source(n, args[1], w)
 		}
 		return
-	case slices.Contains([]string{"sh", "bash", "dash"}, name) && len(args) > 1:
+	case isShell(name) && len(args) > 1:
 		if args[1].text == "-c" && len(args) > 2 {
 			s.text(n, args[2], w)
 			return
@@ -76,6 +79,8 @@ func (s *script) command(n *node, w when, piped bool) {
 	}
 	s.other(n, args, w, piped)
 }
+
+func isShell(name string) bool { return slices.Contains([]string{"sh", "bash", "dash"}, name) }
 
 func (s *script) assign(word string) bool {
 	if !s.vars.assign(word) {
@@ -251,6 +256,7 @@ func (s *script) other(n *node, args []arg, w when, piped bool) {
 	first := args[0]
 	if s.dispatches(args) {
 		s.r.dispatchers[s.root] = true
+		s.r.shells[s.root] = s.r.shells[s.root] || isShell(path.Base(unwrap(s.vars.expand(n.words))[0].text))
 		s.add(n, found{act: args, when: w, rule: &rule{why: "it runs the scripts in qemu.d, each of which was read by itself"}})
 		return
 	}

@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// inLoop is why a command in a loop is none to be run by itself.
+const inLoop = "it is in a loop, of which nobody knows how often it is gone through"
+
 func (s *script) list(nodes []*node, w when) when {
 	for _, n := range nodes {
 		w = s.node(n, w)
@@ -20,6 +23,19 @@ func (s *script) node(n *node, w when) when {
 		}
 		return w
 	}
+	inside := w
+	if n.background {
+		inside = inside.hold("nothing waits for it here")
+	}
+	if n.not {
+		inside = inside.hold("here it is meant to fail")
+	}
+	after := s.inside(n, inside)
+	after.held = w.held
+	return after
+}
+
+func (s *script) inside(n *node, w when) when {
 	switch n.kind {
 	case nodeSimple:
 		s.simple(n, w)
@@ -36,8 +52,8 @@ func (s *script) node(n *node, w when) when {
 	case nodeFor:
 		s.forClause(n, w)
 	case nodeWhile:
-		s.list(n.branches[0].condition, w)
-		s.list(n.kids, w)
+		s.list(n.branches[0].condition, w.hold(inLoop))
+		s.list(n.kids, w.hold(inLoop))
 	case nodeFunction:
 		s.funcs[n.words[0]] = function{n, s.file}
 	}
@@ -65,7 +81,7 @@ func (s *script) tested(n *node) (c condition, unequal, ok bool) {
 			case n.joins[i] == "||":
 				c = c.or(one)
 			default:
-				w := when{c.guests, c.phase, 0}.and(one, 0)
+				w := when{guests: c.guests, phase: c.phase}.and(one, 0)
 				c = condition{w.guests, w.phase, c.vague || one.vague}
 			}
 		}
@@ -86,10 +102,13 @@ func leaves(nodes []*node) bool {
 
 func (s *script) chain(n *node, w when) when {
 	here, rest := w, w
-	var last condition // what the commands before say
-	tested := false
+	var last condition           // what the commands before say
+	tested, done := false, false // done: something was run before
 	for i, kid := range n.kids {
 		now := here
+		if n.joins[i] == "&&" && done {
+			now = now.hold("it runs only if what stands before it succeeds")
+		}
 		switch {
 		case n.joins[i] == "||" && tested && leaves([]*node{kid}):
 			rest = w.and(last, n.line)
@@ -97,10 +116,12 @@ func (s *script) chain(n *node, w when) when {
 			now = w.and(last.not(), n.line)
 		case n.joins[i] == "||":
 			now.only = kid.line
+			now = now.hold("it runs only if what stands before it fails")
 		}
 		c, unequal, is := s.tested(kid)
 		if !is {
 			s.node(kid, now)
+			done = true
 			if i > 0 && !tested && leaves([]*node{kid}) {
 				rest = w.and(condition{vague: true}, n.line)
 			}
@@ -149,7 +170,7 @@ func (s *script) ifClause(n *node, w when) when {
 			c, unequal, is = s.tested(b.condition[0])
 		}
 		if !is {
-			s.list(b.condition, w)
+			s.list(b.condition, w.hold("here it is a condition"))
 			c = condition{vague: true}
 		}
 		if unequal {
@@ -200,7 +221,7 @@ func (s *script) caseClause(n *node, w when) when {
 
 func (s *script) forClause(n *node, w when) {
 	if len(n.words) == 0 || nameLength(n.words[0]) != len(n.words[0]) {
-		s.list(n.kids, w)
+		s.list(n.kids, w.hold(inLoop))
 		return
 	}
 	name := n.words[0]
@@ -210,7 +231,7 @@ func (s *script) forClause(n *node, w when) {
 	}
 	if len(values) == 0 {
 		delete(s.vars, name)
-		s.list(n.kids, w)
+		s.list(n.kids, w.hold(inLoop))
 		return
 	}
 	for i, v := range values {

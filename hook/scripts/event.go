@@ -1,6 +1,7 @@
 package scripts
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
@@ -35,6 +36,14 @@ type when struct {
 	phase  phase
 	// only is the line of a condition that is not understood; 0 for none.
 	only int
+	// held is why a command is none to be run by itself.
+	held string
+}
+
+// hold adds why a command is none to be run by itself.
+func (w when) hold(why string) when {
+	w.held = cmp.Or(w.held, why)
+	return w
 }
 
 // and narrows the circumstances.
@@ -110,7 +119,7 @@ func testOf(args []arg, not bool) (c condition, unequal bool) {
 		case one.vague:
 			c.vague = true
 		case i == 0 || !or:
-			w := when{c.guests, c.phase, 0}.and(one, 0)
+			w := when{guests: c.guests, phase: c.phase}.and(one, 0)
 			c.guests, c.phase = w.guests, w.phase
 		default:
 			c = c.or(one)

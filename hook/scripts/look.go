@@ -74,7 +74,7 @@ func readHooks(t Tree) *hooks {
 			continue
 		}
 		h.entries = append(h.entries, e)
-		if strings.Contains(path.Base(name), "qemu-hook") || path.Base(e.target) == "qemu-hook" {
+		if t.isOurs(name) {
 			h.own = name
 		}
 	}
@@ -133,7 +133,7 @@ func (h *hooks) order(r *Report, name string) (before, runs bool) {
 	if h.own != "" {
 		own = h.own
 	}
-	first := ""
+	first, shell := "", false
 	for _, e := range h.entries {
 		if e.name == name {
 			return e.name < own, e.runs()
@@ -142,8 +142,10 @@ func (h *hooks) order(r *Report, name string) (before, runs bool) {
 		if first == "" && e.runs() && e.name != h.own && (r.dispatchers[e.name] || !r.ran[e.name]) {
 			first = e.name
 		}
+		shell = shell || e.runs() && (r.shells[e.name] || !r.ran[e.name])
 	}
-	return first < own, first != ""
+	// What runs others goes by their execute bit, or fails for want of it, unless it names a shell.
+	return first < own, first != "" && (shell || r.seen[name] == nil || r.seen[name].exec)
 }
 
 // overlaps names the lines that do what qemu-hook does.
@@ -194,7 +196,11 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 		all = append(all, hook.Advise("%s; take it out, see qemu-hook import", text))
 	}
 	for _, file := range sortedNames(idle) {
-		all = append(all, hook.Advise("%s is run by nothing: libvirt does not know it, and no hook calls it; remove it, see qemu-hook import", printable(file)))
+		why := "libvirt does not know it, and no hook calls it"
+		if f := r.seen[file]; f != nil && !f.exec {
+			why = "it cannot be executed"
+		}
+		all = append(all, hook.Advise("%s is run by nothing: %s; remove it, see qemu-hook import", printable(file), why))
 	}
 	return append(all, h.mentions(r)...)
 }

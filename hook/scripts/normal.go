@@ -107,6 +107,43 @@ func unwrap(args []arg) []arg {
 	return args
 }
 
+// runsAs returns the user whom a command is run as, if it says one other than root.
+func runsAs(args []arg) string {
+	wrapped := len(args) - len(unwrap(args))
+	for i := 0; i < len(args) && i <= wrapped; i++ {
+		valued := map[string]string{"sudo": "gpCDRT", "doas": "C", "runuser": "cgGsTw", "su": "cgGsTw"}
+		name := path.Base(args[i].text)
+		flags, is := valued[name]
+		if !is {
+			continue
+		}
+		user := ""
+		for rest := args[i+1:]; len(rest) > 0 && user == ""; rest = rest[1:] {
+			text := rest[0].text
+			long, value, _ := strings.Cut(text, "=")
+			switch {
+			case name != "su" && (long == "-u" || long == "--user") && value == "" && len(rest) > 1:
+				user = rest[1].text
+			case name != "su" && long == "--user":
+				user = value
+			case name != "su" && strings.HasPrefix(text, "-u"):
+				user = text[2:]
+			case len(text) == 2 && text[0] == '-' && strings.Contains(flags, text[1:]) && len(rest) > 1:
+				rest = rest[1:]
+			case strings.HasPrefix(text, "-"):
+			case name == "su" || name == "runuser":
+				user = text
+			default:
+				rest = rest[:1] // the command
+			}
+		}
+		if user != "" && user != "root" && user != "#0" {
+			return user
+		}
+	}
+	return ""
+}
+
 // actsOf returns what a command does in a form that does not depend on how it is written.
 func actsOf(args []arg) []act {
 	name := path.Base(args[0].text)

@@ -199,7 +199,9 @@ func (p *parser) command() (n *node, err error) {
 	case t.text == "case":
 		n, err = p.caseClause()
 	case t.text == "for" || t.text == "select":
-		n, err = p.forClause()
+		if n, err = p.forClause(); n != nil && t.text == "select" {
+			n.kind, n.branches = nodeWhile, []branch{{}} // until somebody chooses
+		}
 	case t.text == "while" || t.text == "until":
 		n, err = p.whileClause()
 	case t.text == "function":

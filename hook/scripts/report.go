@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,8 +24,9 @@ type Report struct {
 	found []found
 	seen  map[string]*file
 	ran   map[string]bool
-	// dispatchers run the scripts in qemu.d by guest and event.
+	// dispatchers run the scripts in qemu.d by guest and event; shells are those that name a shell for it.
 	dispatchers map[string]bool
+	shells      map[string]bool
 }
 
 // Read goes through the scripts of a tree. It writes nothing, and runs nothing.
@@ -33,7 +35,7 @@ func Read(t Tree) (*Report, error) {
 	if err := r.read(); err != nil {
 		return nil, err
 	}
-	return &Report{tree: t, files: len(r.ran), lines: r.lines, notes: r.notes, found: r.found, seen: r.files, ran: r.ran, dispatchers: r.dispatchers}, nil
+	return &Report{tree: t, files: len(r.ran), lines: r.lines, notes: r.notes, found: r.found, seen: r.files, ran: r.ran, dispatchers: r.dispatchers, shells: r.shells}, nil
 }
 
 // entry is a key of the configuration as lines set it.
@@ -58,6 +60,7 @@ type command struct {
 // importer sorts what was found.
 type importer struct {
 	*Report
+	hooks    *hooks
 	needless []Note
 	unknown  []Note
 	entries  []entry
@@ -68,7 +71,7 @@ type importer struct {
 // All of it is a configuration that can be used: whatever is no key stands in comments. needs returns what a guest's
 // stored XML asks for.
 func (r *Report) Import(needs func(guest string) (*domain.Needs, error)) string {
-	m := &importer{Report: r}
+	m := &importer{Report: r, hooks: readHooks(r.tree)}
 	for _, f := range r.found {
 		m.sort(f)
 	}
@@ -123,7 +126,7 @@ func (m *importer) sort(f found) {
 			free(f.rule.why)
 		case f.when.phase == phaseOther:
 			lost("it " + f.rule.does + " at another event than a guest's start and end")
-		case back && m.sets(s):
+		case back && m.sets(s, m.runs(f)):
 			free("it comes back by itself, to what it was before")
 		case back && f.act[0].text == "systemctl":
 			m.systemctl(f, lost)
@@ -135,19 +138,35 @@ func (m *importer) sort(f found) {
 	}
 }
 
-// sets reports whether a line sets, before the guest runs, what another brings back after it.
-func (m *importer) sets(s setting) bool {
+// runs reports whether anything runs the script of a line. In a folder that is none of hooks, as that of a start and a stop
+// script, all count.
+func (m *importer) runs(f found) bool {
+	if len(m.hooks.entries) == 0 && !slices.Contains(HookDirs(), m.tree.Dir) && !m.tree.Exists(path.Join(m.tree.Dir, "qemu.d")) {
+		return true
+	}
+	_, runs := m.hooks.order(m.Report, f.root)
+	return runs
+}
+
+// sets reports whether a line sets, before the guest runs, what another brings back after it; for a script that runs, one of
+// a script that runs.
+func (m *importer) sets(s setting, running bool) bool {
 	return slices.ContainsFunc(m.found, func(f found) bool {
-		return (f.when.phase == phaseBefore || f.when.phase == phaseStarted || f.when.phase == phaseUnknown) && slices.ContainsFunc(f.uses, func(o setting) bool {
+		return (!running || m.runs(f)) && (f.when.phase == phaseBefore || f.when.phase == phaseStarted || f.when.phase == phaseUnknown) && slices.ContainsFunc(f.uses, func(o setting) bool {
 			return !o.back && !o.needless && slices.Equal(o.key, s.key) && (!s.list || o.value == s.value)
 		})
 	})
 }
 
+// idle is why a line of a script is not taken over as it is.
+const idle = "nothing runs this script"
+
 // setting adds a line to the configuration.
 func (m *importer) setting(f found, s setting) {
 	why := s.optional
 	switch {
+	case !m.runs(f):
+		why = idle
 	case f.when.only > 0:
 		why = "only under a condition that was not understood: " + m.at(f.file, f.when.only)
 	case f.when.phase == phaseUnknown:
@@ -196,7 +215,7 @@ func (m *importer) systemctl(f found, lost func(string)) {
 		lost(why)
 		return
 	}
-	m.command(found{file: f.file, line: f.line, when: f.when, program: program}, f.act, lost)
+	m.command(found{file: f.file, line: f.line, root: f.root, when: f.when, program: program}, f.act, lost)
 }
 
 // anyGuest stands for a guest that scripts do not name.
@@ -214,9 +233,12 @@ func (m *importer) command(f found, args []arg, lost func(string)) {
 		lost("whether it runs before or after the guest is not known")
 		return
 	}
-	if f.when.only > 0 {
+	if !m.runs(f) {
+		c.why = idle
+	} else if f.when.only > 0 {
 		c.why = "only under a condition that was not understood: " + m.at(f.file, f.when.only)
 	}
+	c.why = cmp.Or(c.why, f.when.held)
 	for _, a := range args[1:] {
 		c.program = append(c.program, a.text)
 	}
@@ -300,6 +322,9 @@ func table(guest string) string { return "[" + toml.Key{"guest", guest}.String()
 // config prints the keys: those for all guests first, as TOML wants it.
 func (m *importer) config(b *strings.Builder) {
 	if len(m.entries) == 0 {
+		if len(m.commands) > 0 {
+			return
+		}
 		b.WriteString("\n")
 		comment(b, "There is nothing to configure.")
 		return
@@ -338,9 +363,9 @@ func (m *importer) own(b *strings.Builder) {
 	}
 	b.WriteString("\n")
 	comment(b, "Own commands, which are run as root, without a shell. Take out those that are not wanted any more;")
-	comment(b, "NAME stands for a guest that the scripts do not name.")
+	comment(b, "NAME stands for a guest that the scripts do not name. A command in before that fails refuses the guest.")
 	seen := map[string]bool{}
-	for _, c := range m.commands {
+	for _, c := range inOrder(m.commands) {
 		var words []string
 		for _, w := range c.program {
 			words = append(words, strconv.Quote(w))
@@ -363,6 +388,31 @@ func (m *importer) own(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "\n%s\n%s%s\n", table, line, from)
 	}
+}
+
+// inOrder returns the commands of each guest together: those before it as they were run, those after it backwards, as what
+// the configuration has last is run first then.
+func inOrder(all []command) []command {
+	var guests []string
+	for _, c := range all {
+		if !slices.Contains(guests, c.guest) {
+			guests = append(guests, c.guest)
+		}
+	}
+	var sorted []command
+	for _, guest := range guests {
+		for _, c := range all {
+			if c.guest == guest && c.when == "before" {
+				sorted = append(sorted, c)
+			}
+		}
+		for _, c := range slices.Backward(all) {
+			if c.guest == guest && c.when == "after" {
+				sorted = append(sorted, c)
+			}
+		}
+	}
+	return sorted
 }
 
 // maxShown is how many lines of a kind are shown.

@@ -52,6 +52,7 @@ type reader struct {
 	lines int
 
 	dispatchers map[string]bool
+	shells      map[string]bool
 }
 
 // script is one run of a script.
@@ -74,7 +75,7 @@ type function struct {
 }
 
 func newReader(t Tree) *reader {
-	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}, dispatchers: map[string]bool{}}
+	return &reader{tree: t, rules: rules(), files: map[string]*file{}, ran: map[string]bool{}, seen: map[string]bool{}, dispatchers: map[string]bool{}, shells: map[string]bool{}}
 }
 
 // read goes through all scripts of the tree.
@@ -84,7 +85,7 @@ func (r *reader) read() error {
 		return err
 	}
 	r.notes = append(r.notes, notes...)
-	names = slices.DeleteFunc(names, func(name string) bool { return r.ours(name) })
+	names = slices.DeleteFunc(names, r.tree.isOurs)
 	for _, name := range names {
 		f := r.file(name)
 		if f.why == "" && f.isShell() && !r.ran[name] {
@@ -107,12 +108,6 @@ func (r *reader) read() error {
 		}
 	}
 	return nil
-}
-
-// ours reports whether a hook is this program.
-func (r *reader) ours(name string) bool {
-	at, err := r.tree.ResolveLinks(name)
-	return strings.Contains(path.Base(name), "qemu-hook") || err == nil && path.Base(at) == "qemu-hook"
 }
 
 // assigns reports whether a file has nothing but assignments.

@@ -79,6 +79,17 @@ func (t Tree) inside(name string) bool {
 	return strings.HasPrefix(name, strings.TrimSuffix(t.Dir, "/")+"/")
 }
 
+// isOurs reports whether a hook is this program: it leads to a file of its name, be that there or not, or is a copy of it
+// under the name of the link. What else has the name in its own is somebody else's.
+func (t Tree) isOurs(name string) bool {
+	at, err := t.ResolveLinks(name)
+	if err != nil || !slices.Contains([]string{"qemu-hook", "50-qemu-hook"}, path.Base(at)) {
+		return false
+	}
+	f := t.read(at)
+	return !strings.HasPrefix(f.data, "#!")
+}
+
 // read reads a file, in the tree or outside of it. A link is followed to a regular file; what lies outside has to be a
 // script, so that no file of another kind is ever shown.
 func (t Tree) read(name string) *file {
