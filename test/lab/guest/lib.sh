@@ -51,6 +51,13 @@ as_before() {
 	echo "the machine is as it was at the start"
 }
 
+# tree prints everything in /etc and /usr: names, kinds, modes, owners, sizes, links; of /etc and the places of programs the content too.
+tree() {
+	find /etc /usr -xdev ! -type d -printf '%p %y %m %U:%G %s %l\n'
+	find /etc /usr -xdev -type d -printf '%p %y %m %U:%G\n'
+	{ find /etc/libvirt /etc/systemd /etc/qemu-hook /usr/bin/qemu-hook -type f 2>/dev/null || :; } | sort | xargs -r sha256sum
+}
+
 # A refusal is kept, for qemu-hook status, until the guest starts.
 export REFUSAL='file /run/qemu-hook/refusals.json: .*'
 

@@ -46,12 +46,6 @@ echo 0 > /proc/sys/vm/nr_hugepages
 sysctl vm.swappiness=60
 X
 
-# Everything in /etc and /usr: names, kinds, modes, owners, sizes, links; of /etc and the places of programs the content too.
-tree() {
-	find /etc /usr -xdev ! -type d -printf '%p %y %m %U:%G %s %l\n'
-	find /etc /usr -xdev -type d -printf '%p %y %m %U:%G\n'
-	{ find /etc/libvirt /etc/systemd /etc/qemu-hook /usr/bin/qemu-hook -type f 2>/dev/null || :; } | sort | xargs -r sha256sum
-}
 define win
 tree | sort >"$OUT/tree.before"
 

@@ -8,12 +8,14 @@ explain 'unit virtqemud.service: .*' "the unit names it"
 mv /usr/bin/qemu-hook /root/qemu-hook
 rm "$HOOKS/50-qemu-hook"
 
+# The guest is defined before, as that is written to /etc too.
+define win
+tree | sort >"$OUT/tree.before"
 dpkg -i /run/lab/dist/qemu-hook_*.deb
 dpkg -V qemu-hook
 [[ ! -e $HOOKS/50-qemu-hook ]] || fail "the package puts a hook in place"
 qemu-hook install
 systemctl reload libvirtd
-define win
 start win
 prepared win
 dpkg --purge qemu-hook && fail "the package goes under a guest"
@@ -21,6 +23,7 @@ stop win
 dpkg --purge qemu-hook
 [[ ! -e /usr/bin/qemu-hook && ! -e $HOOKS/50-qemu-hook ]] || fail "something of the package is left"
 dpkg -l qemu-hook 2>/dev/null | grep '^.i' && fail "the package is installed still"
+tree | sort | diff "$OUT/tree.before" - || fail "/etc and /usr are not as they were"
 
 install -m 755 /root/qemu-hook /usr/bin/qemu-hook
 ln -s /usr/bin/qemu-hook "$HOOKS/50-qemu-hook"
