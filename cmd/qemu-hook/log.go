@@ -188,6 +188,9 @@ func followLog(h *hook.Host, o options, name string) error {
 		if last {
 			return nil
 		}
+		if first {
+			hintf("waiting for events; Ctrl-C ends it")
+		}
 		select {
 		case <-ctx.Done():
 			last = true // with one more look
