@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,6 +78,9 @@ func onKernel(t *testing.T) *kernel {
 		fusetest.Lacking(t, "memory is missing: the kernel has only %d of %d more huge pages", got-k.pages, kernelPages)
 	}
 	t.Cleanup(k.restore)
+	if log := stateDir + "/" + hook.ReportsRing; !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == hook.ReportsRing }) {
+		t.Cleanup(func() { _ = os.Remove(log) })
+	}
 	return k
 }
 
