@@ -19,13 +19,13 @@ func (h *Host) SwitchedOff() string {
 	// What cannot be seen counts: whoever is locked out must not depend on it.
 	switch there, err := h.Has(offFile); {
 	case err != nil:
-		return fmt.Sprintf("what cannot be seen (%v)", err)
+		return fmt.Sprintf("%s, as far as can be told: %v", offFile, err)
 	case there:
 		return offFile
 	}
 	switch cmdline, err := h.ReadIfAny("/proc/cmdline"); {
 	case err != nil:
-		return fmt.Sprintf("what cannot be seen (%v)", err)
+		return fmt.Sprintf("the kernel's command line, as far as can be told: %v", err)
 	case slices.Contains(strings.Fields(cmdline), offWord):
 		return offWord + " on the kernel's command line"
 	}
