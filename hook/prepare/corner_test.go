@@ -581,3 +581,32 @@ func TestReleaseKilledUnderADaemon(t *testing.T) {
 		k.wantAsBefore(before, "killed in release, recovered")
 	}
 }
+
+// A guest that has nothing of the host, as one that is only pinned for and has no function, leaves no record: it owes no
+// release, and a guest of its UUID that runs is not in its way.
+func TestNothingToDoNoRecord(t *testing.T) {
+	r := busy(t)
+	n := pinnedGuest(t, 1, "2-3")
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	r.wantNothingOnRecord("a guest that has nothing was prepared")
+	r.model.AddProcess(sysfstest.Process{PID: 4711, Comm: "qemu-system-x86", Cmdline: []string{"qemu-system-x86_64", "-uuid", n.Guest.UUID}})
+	r.model.SetFile("/run/libvirt/qemu/"+n.Guest.Name+".pid", "4711\n")
+	if err := r.prepare(n); err != nil {
+		t.Error(err)
+	}
+	// What an earlier definition of it had is in the way.
+	had := guest("before", "11")
+	if err := r.prepare(had); err != nil {
+		t.Fatal(err)
+	}
+	has := pinnedGuest(t, 1, "2-3")
+	has.Guest = had.Guest
+	if err := r.prepare(has); err != nil {
+		t.Fatal(err)
+	}
+	if d := r.driver("0000:08:00.0"); d == "vfio-pci" {
+		t.Error("a function that the guest asks for no longer stayed bound")
+	}
+}

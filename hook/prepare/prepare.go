@@ -301,6 +301,11 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 		guest.Claim.Add(kept)
 	} else if old != nil {
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
+	} else if plan.Claim.Empty() && len(plan.Changes) == 0 {
+		// What has nothing of the host, a guest that is only pinned for one, needs no record and owes no release.
+		if recorded, err := h.Recorded(uuid); err != nil || len(recorded) == 0 {
+			return nil, errors.Join(err, h.State.ClearReleased(uuid))
+		}
 	}
 	h.Ledger.Guests[uuid] = guest
 	if err := errors.Join(h.State.ClearReleased(uuid), h.SaveLedger()); err != nil {

@@ -78,8 +78,12 @@ boot() {
 	die "the machine does not boot"
 }
 
+# stalled reports whether the machine's kernel has found that a timer of its own never came. Emulation loses one now and
+# then, and with it a CPU; so a boot hangs, too.
+stalled() { grep -qs "kthread timer wakeup didn't happen" "$RUN/console.log"; }
+
 # request WORDS SECONDS asks the machine for something and returns its exit status; 124 if there is no answer in
-# time, 125 if the machine died.
+# time, 125 if the machine died, 126 if it stalled.
 request() {
 	local until=$((SECONDS + $2))
 	rm -f "$RUN/reply"
@@ -88,6 +92,7 @@ request() {
 	while [[ ! -s $RUN/reply ]]; do
 		kill -0 "$QEMU" 2>/dev/null || return 125
 		((SECONDS < until)) || return 124
+		! stalled || return 126
 		sleep 0.1
 	done
 	return "$(<"$RUN/reply")"

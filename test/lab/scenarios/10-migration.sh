@@ -1,9 +1,11 @@
 # shows: a guest without functions is migrated, running, to another libvirtd: the hook is given its XML there, and leaves it unharmed
 # seconds: 240
 
-# The other host is a second libvirtd of the same machine, with a name, folders and a UUID of its own, and the same hooks.
+# The other host is a second libvirtd of the same machine, with a name, folders and a UUID of its own, and the same hooks,
+# whose records are its own as well.
 other=/run/other
 mkdir -p $other/run
+mkdir -m 0700 $other/state
 cp -a /etc/libvirt $other/etc
 cp -a /var/lib/libvirt $other/lib
 echo 'host_uuid = "07e407e4-07e4-47e4-87e4-07e407e407e4"' >>$other/etc/libvirtd.conf
@@ -12,7 +14,7 @@ echo 'stdio_handler = "file"' >>$other/etc/qemu.conf
 log_calls
 cp "$HOOKS/90-calls" $other/etc/hooks/qemu.d/
 unshare --mount --uts bash -c "hostname other && mount --bind $other/etc /etc/libvirt && mount --bind $other/lib /var/lib/libvirt &&
-	mount --bind $other/run /run/libvirt && exec libvirtd --pid-file $other/run/libvirtd.pid" >"$OUT/other.log" 2>&1 &
+	mount --bind $other/run /run/libvirt && mkdir -p -m 0700 /run/qemu-hook && mount --bind $other/state /run/qemu-hook && exec libvirtd --pid-file $other/run/libvirtd.pid" >"$OUT/other.log" 2>&1 &
 there=$!
 HELPERS+=("$there")
 until_true 60 test -S $other/run/libvirt-sock
@@ -30,6 +32,7 @@ state_is plain "shut off" || fail "it is still here"
 xml "$to" moved >"$OUT/there"
 diff "$OUT/here" "$OUT/there" || fail "the guest's XML is not what it was"
 is "libvirt's calls there" "$(calls moved)" "migrate begin,prepare begin,start begin,started begin"
+test ! -e $other/state/ledger.json || fail "a guest that has nothing of the host is on record there"
 timeout 60 virsh -q -c "$to" destroy moved
 kill "$there"
 wait "$there" || fail "the other libvirtd ended badly: $(cat "$OUT/other.log")"
