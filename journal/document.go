@@ -82,40 +82,34 @@ func newerFormat(version int) string {
 }
 
 // ReadDocument decodes the document name ("ledger.json") into v and reports whether there is one.
-func (d *Dir) ReadDocument(name string, v any) (bool, error) {
+func (d *Dir) ReadDocument(name string, v any) (there bool, err error) {
 	if err := checkName(name); err != nil {
 		return false, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	dir, err := d.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	b, err := d.readFile(dir, name)
-	if b == nil || err != nil {
-		return false, err
-	}
-	doc, bad := decodeDocument(b)
-	if bad != nil {
-		return false, d.untrusted(name, bad)
-	}
-	if doc.Boot != d.boot {
-		d.setAside(dir, name)
-		return false, nil
-	}
-	if err := DecodeKnown(doc.Data, v); err != nil {
-		bad := &FileError{Problem: "it does not hold what it should: " + err.Error()}
-		if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
-			bad = newer("it has " + key + ", which this one does not know")
+	err = d.look(func(dir *os.File) error {
+		b, err := d.readFile(dir, name)
+		if b == nil || err != nil {
+			return err
 		}
-		return false, d.untrusted(name, bad)
-	}
-	return true, nil
+		doc, bad := decodeDocument(b)
+		if bad != nil {
+			return d.untrusted(name, bad)
+		}
+		if doc.Boot != d.boot {
+			d.setAside(dir, name)
+			return nil
+		}
+		if err := DecodeKnown(doc.Data, v); err != nil {
+			bad := &FileError{Problem: "it does not hold what it should: " + err.Error()}
+			if key, unknown := strings.CutPrefix(err.Error(), "json: unknown field "); unknown {
+				bad = newer("it has " + key + ", which this one does not know")
+			}
+			return d.untrusted(name, bad)
+		}
+		there = true
+		return nil
+	})
+	return there, err
 }
 
 // untrusted completes the error of a document.

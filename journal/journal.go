@@ -46,38 +46,30 @@ func Open(path, bootID string) *Dir {
 }
 
 // Guests returns the UUIDs that have an undo log, sorted.
-func (d *Dir) Guests() ([]string, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	dir, err := d.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, &FileError{Op: "list", Path: d.path, Err: cause(err)}
-	}
-	var guests []string
-	for _, name := range names {
-		uuid, ok := strings.CutSuffix(name, undoSuffix)
-		if !ok {
-			continue
+func (d *Dir) Guests() (guests []string, err error) {
+	err = d.look(func(dir *os.File) error {
+		names, err := dir.Readdirnames(-1)
+		if err != nil {
+			return &FileError{Op: "list", Path: d.path, Err: cause(err)}
 		}
-		if canonical, err := logName(uuid); err != nil || canonical != name {
-			continue
+		for _, name := range names {
+			uuid, ok := strings.CutSuffix(name, undoSuffix)
+			if !ok {
+				continue
+			}
+			if canonical, err := logName(uuid); err != nil || canonical != name {
+				continue
+			}
+			// A log that cannot be read is a guest's all the same.
+			log, err := d.load(dir, name)
+			if err != nil || log != nil && (len(log.records) > 0 || log.damage != nil) {
+				guests = append(guests, uuid)
+			}
 		}
-		// A log that cannot be read is a guest's all the same.
-		log, err := d.load(dir, name)
-		if err != nil || log != nil && (len(log.records) > 0 || log.damage != nil) {
-			guests = append(guests, uuid)
-		}
-	}
+		return nil
+	})
 	slices.Sort(guests)
-	return guests, nil
+	return guests, err
 }
 
 // make makes the directory if it is not there.
@@ -96,6 +88,21 @@ func (d *Dir) make() error {
 		e.Remedy = "only root may make it: use sudo"
 	}
 	return e
+}
+
+// look calls f with the state directory; not at all if there is none.
+func (d *Dir) look(f func(dir *os.File) error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	dir, err := d.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return f(dir)
 }
 
 // open opens the directory, having made sure that nobody but the caller can write in it.

@@ -1,8 +1,7 @@
 package journal
 
 import (
-	"errors"
-	"io/fs"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,12 +46,7 @@ func (d *Dir) onReleased(uuid string, f func(dir int, name string) error) error 
 	if err != nil {
 		return err
 	}
-	dir, err := d.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return f(int(dir.Fd()), strings.TrimSuffix(log, undoSuffix)+releasedSuffix)
+	return d.look(func(dir *os.File) error {
+		return f(int(dir.Fd()), strings.TrimSuffix(log, undoSuffix)+releasedSuffix)
+	})
 }

@@ -2,8 +2,6 @@ package journal
 
 import (
 	"bytes"
-	"errors"
-	"io/fs"
 	"os"
 
 	"github.com/google/renameio/v2"
@@ -95,29 +93,18 @@ func (r *Ring) Append(line []byte) error {
 func (r *Ring) Close() { r.f.Close() }
 
 // RingLines returns the whole lines of a ring, the oldest first; none if there is no ring. It needs no lock.
-func (d *Dir) RingLines(name string) ([][]byte, error) {
+func (d *Dir) RingLines(name string) (lines [][]byte, err error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	dir, err := d.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	b, err := d.readFile(dir, name)
-	if err != nil {
-		return nil, err
-	}
-	var lines [][]byte
-	for line := range bytes.Lines(b) {
-		if bytes.HasSuffix(line, []byte("\n")) {
-			lines = append(lines, bytes.TrimSuffix(line, []byte("\n")))
+	err = d.look(func(dir *os.File) error {
+		b, err := d.readFile(dir, name)
+		for line := range bytes.Lines(b) {
+			if bytes.HasSuffix(line, []byte("\n")) {
+				lines = append(lines, bytes.TrimSuffix(line, []byte("\n")))
+			}
 		}
-	}
-	return lines, nil
+		return err
+	})
+	return lines, err
 }

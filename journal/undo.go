@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -183,31 +182,23 @@ func (d *Dir) load(dir *os.File, name string) (*undoLog, error) {
 
 // Records returns the guest's records that are not struck, oldest first. Kinds are the caller's business. With a
 // damaged log it returns an error and what is readable all the same.
-func (d *Dir) Records(uuid string) ([]Record, error) {
+func (d *Dir) Records(uuid string) (records []Record, err error) {
 	name, err := logName(uuid)
 	if err != nil {
 		return nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	dir, err := d.open()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	l, err := d.load(dir, name)
-	switch {
-	case err != nil:
-		return nil, err
-	case l == nil:
-		return nil, nil
-	case l.damage != nil:
-		return l.records, l.damage
-	}
-	return l.records, nil
+	err = d.look(func(dir *os.File) error {
+		l, err := d.load(dir, name)
+		if l == nil || err != nil {
+			return err
+		}
+		records = l.records
+		if l.damage != nil {
+			return l.damage
+		}
+		return nil
+	})
+	return records, err
 }
 
 // Append adds a record and returns its number. The lock is to be held, and what the record is about is to be done
