@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"qemu-hook/text"
 )
 
 // A Refusal is why a guest was not prepared. Nothing on the host is changed, or all of it is changed back.
@@ -29,7 +31,7 @@ func (r *Refusal) Error() string {
 const (
 	maxReasons  = 100
 	maxRefusals = 100
-	maxName     = 255 // bytes of a guest's name
+	maxName     = 255 // characters of a guest's name
 )
 
 // FirstReasons returns the reasons, of very many the first and how many follow.
@@ -63,9 +65,7 @@ func (h *Host) Remember(uuid, name string, reasons []string) error {
 	delete(past, uuid)
 	if len(reasons) > 0 {
 		reasons = FirstReasons(reasons)
-		if len(name) > maxName {
-			name = strings.ToValidUTF8(name[:maxName], "") + "…"
-		}
+		name = text.Short(name, maxName)
 		if len(past) >= maxRefusals {
 			delete(past, slices.MinFunc(slices.Collect(maps.Keys(past)), func(a, b string) int { return past[a].At.Compare(past[b].At) }))
 		}

@@ -9,6 +9,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/sysfs"
+	"qemu-hook/text"
 )
 
 // HookDirs are where libvirt looks for hooks; NixOS has the second.
@@ -98,9 +99,9 @@ func (h *hooks) files(look Look) []hook.Finding {
 		own := e.name == h.own
 		switch {
 		case e.err != nil:
-			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s leads to %s, which is not there, and libvirt passes over it in silence; remove the link, or install the program", printable(e.name), printable(e.target))})
+			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s leads to %s, which is not there, and libvirt passes over it in silence; remove the link, or install the program", text.Line(e.name), text.Line(e.target))})
 		case !e.runs():
-			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s cannot be executed, and libvirt passes over it in silence; chmod 0755 %s", printable(e.name), printable(e.target))})
+			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s cannot be executed, and libvirt passes over it in silence; chmod 0755 %s", text.Line(e.name), text.Line(e.target))})
 		default:
 			all = append(all, trust(e.target, e.stat, look)...)
 		}
@@ -119,10 +120,10 @@ func trust(name string, st sysfs.Stat, look Look) []hook.Finding {
 	}
 	var all []hook.Finding
 	if st.UID != look.Owner {
-		all = append(all, hook.Advise("%s belongs to user %d, who so can have root run anything: libvirt runs it as root; chown root:root %s", printable(name), st.UID, printable(name)))
+		all = append(all, hook.Advise("%s belongs to user %d, who so can have root run anything: libvirt runs it as root; chown root:root %s", text.Line(name), st.UID, text.Line(name)))
 	}
 	if st.Mode&0o022 != 0 {
-		all = append(all, hook.Advise("%s can be written by others (mode %04o), who so can have root run anything: libvirt runs it as root; chmod go-w %s", printable(name), st.Perm(), printable(name)))
+		all = append(all, hook.Advise("%s can be written by others (mode %04o), who so can have root run anything: libvirt runs it as root; chmod go-w %s", text.Line(name), st.Perm(), text.Line(name)))
 	}
 	return all
 }
@@ -177,7 +178,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 	var all []hook.Finding
 	for _, g := range groups {
 		before, _ := h.order(r, g.f.root)
-		where := fmt.Sprintf("%s:%s", printable(g.f.file), g.lines[0])
+		where := fmt.Sprintf("%s:%s", text.Line(g.f.file), g.lines[0])
 		switch more := g.lines[1:]; {
 		case len(more) > 6:
 			where += fmt.Sprintf(" (and %d more lines)", len(more))
@@ -200,7 +201,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 		if f := r.seen[file]; f != nil && !f.exec {
 			why = "it cannot be executed"
 		}
-		all = append(all, hook.Advise("%s is run by nothing: %s; remove it, see qemu-hook import", printable(file), why))
+		all = append(all, hook.Advise("%s is run by nothing: %s; remove it, see qemu-hook import", text.Line(file), why))
 	}
 	return append(all, h.mentions(r)...)
 }
@@ -233,7 +234,7 @@ func (h *hooks) mentions(r *Report) []hook.Finding {
 				if strings.Contains(line, w.word) && !strings.HasPrefix(strings.TrimSpace(line), "#") && !steps[w.step] {
 					steps[w.step] = true
 					all = append(all, hook.Advise("%s:%d mentions %s, which is what step %s is about, in a script for %s that was not read: "+
-						"what both do is done twice; see for yourself", printable(name), n, w.word, w.step, printable(f.interpreter())))
+						"what both do is done twice; see for yourself", text.Line(name), n, w.word, w.step, text.Line(f.interpreter())))
 				}
 			}
 		}

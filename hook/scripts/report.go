@@ -13,6 +13,7 @@ import (
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
+	"qemu-hook/text"
 )
 
 // A Report is what was read of a tree.
@@ -88,7 +89,7 @@ func (r *Report) Import(needs func(guest string) (*domain.Needs, error)) string 
 }
 
 func (m *importer) header(b *strings.Builder) {
-	comment(b, "What qemu-hook makes of %s: %s, %s. Nothing was changed.", printable(cmp.Or(m.tree.Name, m.tree.Dir)), count(m.files, "script"), count(m.lines, "line"))
+	comment(b, "What qemu-hook makes of %s: %s, %s. Nothing was changed.", text.Line(cmp.Or(m.tree.Name, m.tree.Dir)), count(m.files, "script"), count(m.lines, "line"))
 	comment(b, "This is a configuration, for /etc/qemu-hook/config.toml: look it through, then have it checked by qemu-hook check NAME,")
 	comment(b, "and take the scripts out of libvirt's way before qemu-hook comes in: what both do is done twice.")
 }
@@ -99,7 +100,7 @@ func (m *importer) at(file string, line int) string {
 	if m.tree.inside(file) {
 		name = strings.TrimPrefix(strings.TrimPrefix(file, strings.TrimSuffix(m.tree.Dir, "/")), "/")
 	}
-	if name = printable(name); line > 0 {
+	if name = text.Line(name); line > 0 {
 		name += ":" + strconv.Itoa(line)
 	}
 	return name
@@ -533,7 +534,7 @@ func functionsIn(a act) []string {
 }
 
 func comment(b *strings.Builder, format string, args ...any) {
-	b.WriteString("# " + printable(sprintf(format, args...)) + "\n")
+	b.WriteString("# " + text.Line(text.Short(sprintf(format, args...), 2*maxLine)) + "\n")
 }
 
 func count(n int, what string) string {
