@@ -39,9 +39,10 @@ func FirstReasons(reasons []string) []string {
 	if len(reasons) <= maxReasons {
 		return reasons
 	}
-	more := fmt.Sprintf("%d more reasons follow", len(reasons)-maxReasons)
-	return append(slices.Clone(reasons[:maxReasons]), more)
+	return append(slices.Clone(reasons[:maxReasons]), moreReasons(len(reasons)-maxReasons))
 }
+
+func moreReasons(n int) string { return fmt.Sprintf("%d more reasons follow", n) }
 
 // RefusalsDocument is the name of the last refusal of each guest, in the state directory.
 const RefusalsDocument = "refusals.json"
