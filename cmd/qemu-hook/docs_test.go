@@ -113,7 +113,7 @@ func manCommands() string {
 		}
 		flags, takes := commandFlags(c)
 		for _, f := range flags {
-			if f == "root" || f == "config" || f == "xml" {
+			if f == "root" {
 				continue // for all
 			}
 			line += " Oo Fl -" + f
@@ -419,6 +419,12 @@ COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _qemu_hook qemu-hook "${!#}" ''; print
 		{"qemu-hook plan --xml x w", []string{"win11"}},
 		{"qemu-hook plan --j", []string{"--json"}},
 		{"qemu-hook install --", []string{"--dry-run", "--replace", "--root"}},
+		{"qemu-hook plan --", []string{"--config", "--json", "--root", "--xml"}},
+		{"qemu-hook needs --", []string{"--json", "--root", "--xml"}},
+		{"qemu-hook topology --", []string{"--json", "--root", "--svg"}},
+		{"qemu-hook status --", []string{"--json", "--root"}},
+		{"qemu-hook recover --", []string{"--config", "--root"}},
+		{"qemu-hook snapshot --", []string{"--config", "--root"}},
 		{"qemu-hook bind 0000:08:00.0 ", []string{"0000:08:00.0", "0000:08:00.1"}},
 		{"qemu-hook help un", []string{"unbind", "uninstall"}},
 		{"qemu-hook status ", nil},
