@@ -27,7 +27,7 @@ type Look struct {
 type hooks struct {
 	Tree
 	entries []entryFile
-	own     string // the entry that is qemu-hook; "" if there is none
+	own     []string // the entries that are qemu-hook, of which there should be one
 }
 
 type entryFile struct {
@@ -76,7 +76,7 @@ func readHooks(t Tree) *hooks {
 		}
 		h.entries = append(h.entries, e)
 		if t.isOurs(name) {
-			h.own = name
+			h.own = append(h.own, name)
 		}
 	}
 	return h
@@ -95,8 +95,11 @@ func (h *hooks) files(look Look) []hook.Finding {
 			all = append(all, trust(dir, st, look)...)
 		}
 	}
+	if len(h.own) > 1 {
+		all = append(all, hook.Advise("%s are all qemu-hook, and libvirt runs each of them at every event; remove all but one, or let qemu-hook install --replace do it", text.Line(strings.Join(h.own, ", "))))
+	}
 	for _, e := range h.entries {
-		own := e.name == h.own
+		own := slices.Contains(h.own, e.name)
 		switch {
 		case e.err != nil:
 			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s leads to %s, which is not there, and libvirt passes over it in silence; remove the link, or install the program", text.Line(e.name), text.Line(e.target))})
@@ -131,8 +134,8 @@ func trust(name string, st sysfs.Stat, look Look) []hook.Finding {
 // order says whether a script runs before qemu-hook, and whether it is run at all: by libvirt, or by a hook that runs others.
 func (h *hooks) order(r *Report, name string) (before, runs bool) {
 	own := path.Join(h.Dir, "qemu.d", "50-qemu-hook")
-	if h.own != "" {
-		own = h.own
+	if len(h.own) > 0 {
+		own = h.own[0]
 	}
 	first, shell := "", false
 	for _, e := range h.entries {
@@ -140,7 +143,7 @@ func (h *hooks) order(r *Report, name string) (before, runs bool) {
 			return e.name < own, e.runs()
 		}
 		// What could not be read may run others too.
-		if first == "" && e.runs() && e.name != h.own && (r.dispatchers[e.name] || !r.ran[e.name]) {
+		if first == "" && e.runs() && !slices.Contains(h.own, e.name) && (r.dispatchers[e.name] || !r.ran[e.name]) {
 			first = e.name
 		}
 		shell = shell || e.runs() && (r.shells[e.name] || !r.ran[e.name])
@@ -223,7 +226,7 @@ func (h *hooks) mentions(r *Report) []hook.Finding {
 	var all []hook.Finding
 	for _, name := range sortedNames(r.seen) {
 		f := r.seen[name]
-		if _, runs := h.order(r, name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || name == h.own {
+		if _, runs := h.order(r, name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || slices.Contains(h.own, name) {
 			continue
 		}
 		steps := map[string]bool{}
