@@ -11,6 +11,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"qemu-hook/cpuset"
+	"qemu-hook/text"
 )
 
 // qemuSpace is the namespace of <qemu:commandline>, whatever prefix the document gives it.
@@ -45,23 +46,10 @@ func Parse(r io.Reader) (*Needs, error) {
 func plain(err error) error {
 	var syntax *xml.SyntaxError
 	if errors.As(err, &syntax) {
-		return fmt.Errorf("it is not well-formed: %s", printable(syntax.Msg))
+		// It has names from the document in it, of whatever length and in whatever bytes.
+		return fmt.Errorf("it is not well-formed: %s", text.Line(text.Short(syntax.Msg, 200)))
 	}
 	return err
-}
-
-// printable is a message of the decoder's, which has names from the document in it, of whatever length and in whatever bytes.
-func printable(msg string) string {
-	const most = 200
-	if len(msg) > most {
-		msg = msg[:most] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(msg, "?"))
 }
 
 // parser collects what the XML says. What depends on several elements, which may stand in any order, is worked out at

@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 
 	"qemu-hook/cpuset"
+	"qemu-hook/text"
 )
 
 // Bounds on what is read. Anyone who may define a domain decides what comes in, and the program runs as root at every
@@ -222,10 +222,4 @@ func attr(start xml.StartElement, name string) string {
 // quote shows a value in an error; a long one is cut, as the message goes on one line of a log.
 func quote(s string) string { return strconv.Quote(clip(s)) }
 
-func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		return strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return text.Short(s, 64) }

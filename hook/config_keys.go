@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"qemu-hook/cpuset"
+	"qemu-hook/text"
 )
 
 // A KeyDoc describes a key of the configuration. NAME in a key stands for any name.
@@ -421,21 +422,4 @@ func configValue(v any) string {
 }
 
 // configText shortens a text of unknown origin and keeps it on one line.
-func configText(s string) string {
-	const most = 40
-	r := []rune(s)
-	if len(r) > most {
-		r = append(r[:most:most], '…')
-	}
-	return configLine(string(r))
-}
-
-// configLine replaces what could not be printed as it is.
-func configLine(s string) string {
-	return strings.Map(func(r rune) rune {
-		if strconv.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, s)
-}
+func configText(s string) string { return text.Line(text.Short(s, 40)) }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"qemu-hook/text"
 )
 
 // MaxConfig is as many bytes as a configuration file may have.
@@ -37,7 +39,7 @@ func (e *ConfigError) Error() string {
 	if e.Value != "" {
 		s += " = " + e.Value
 	}
-	return configLine(s + ": " + e.Problem)
+	return text.Line(s + ": " + e.Problem)
 }
 
 type configErrors []*ConfigError

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"qemu-hook/sysfs"
+	"qemu-hook/text"
 )
 
 const ownCommandKind = "command"
@@ -102,13 +103,9 @@ func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operati
 func lastLine(out string) string {
 	const most = 120
 	for _, line := range slices.Backward(strings.Split(out, "\n")) {
-		if line = strings.TrimSpace(configLine(line)); line == "" {
-			continue
+		if line = strings.TrimSpace(text.Line(line)); line != "" {
+			return text.Short(line, most)
 		}
-		if r := []rune(line); len(r) > most {
-			line = string(r[:most]) + "…"
-		}
-		return line
 	}
 	return ""
 }

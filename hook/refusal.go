@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"qemu-hook/text"
 )
 
 // A Refusal is why a guest was not prepared. Nothing on the host is changed, or all of it is changed back.
@@ -29,7 +31,7 @@ func (r *Refusal) Error() string {
 const (
 	maxReasons  = 100
 	maxRefusals = 100
-	maxName     = 255 // bytes of a guest's name
+	maxName     = 255 // characters of a guest's name
 )
 
 // FirstReasons returns the reasons, of very many the first and how many follow.
@@ -37,9 +39,10 @@ func FirstReasons(reasons []string) []string {
 	if len(reasons) <= maxReasons {
 		return reasons
 	}
-	more := fmt.Sprintf("%d more reasons follow", len(reasons)-maxReasons)
-	return append(slices.Clone(reasons[:maxReasons]), more)
+	return append(slices.Clone(reasons[:maxReasons]), moreReasons(len(reasons)-maxReasons))
 }
+
+func moreReasons(n int) string { return fmt.Sprintf("%d more reasons follow", n) }
 
 // RefusalsDocument is the name of the last refusal of each guest, in the state directory.
 const RefusalsDocument = "refusals.json"
@@ -63,9 +66,7 @@ func (h *Host) Remember(uuid, name string, reasons []string) error {
 	delete(past, uuid)
 	if len(reasons) > 0 {
 		reasons = FirstReasons(reasons)
-		if len(name) > maxName {
-			name = strings.ToValidUTF8(name[:maxName], "") + "…"
-		}
+		name = text.Short(name, maxName)
 		if len(past) >= maxRefusals {
 			delete(past, slices.MinFunc(slices.Collect(maps.Keys(past)), func(a, b string) int { return past[a].At.Compare(past[b].At) }))
 		}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // Guests that are refused again and again, each with a new UUID, a long name and thousands of reasons, fill no memory: the
@@ -37,8 +38,8 @@ func TestRememberBounded(t *testing.T) {
 	}
 	for uuid, p := range past {
 		last := p.Reasons[len(p.Reasons)-1]
-		if len(p.Reasons) != maxReasons+1 || last != "4900 more reasons follow" || len(p.Name) > maxName+len("…") {
-			t.Fatalf("%s: %d reasons, the last %q; a name of %d bytes", uuid, len(p.Reasons), last, len(p.Name))
+		if len(p.Reasons) != maxReasons+1 || last != "4900 more reasons follow" || utf8.RuneCountInString(p.Name) != maxName+1 {
+			t.Fatalf("%s: %d reasons, the last %q; a name of %d characters", uuid, len(p.Reasons), last, utf8.RuneCountInString(p.Name))
 		}
 	}
 	if reasons[maxReasons] != "reason 100" {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"qemu-hook/journal"
+	"qemu-hook/text"
 )
 
 // ReportsRing is the name of the last reports, in the state directory.
@@ -64,16 +65,17 @@ const (
 	Refused Result = "refused" // the guest was
 )
 
-// What a report holds at most: it is one line among others.
+// What a report holds at most: it is one line among others, and what it says comes from anywhere.
 const (
-	maxMessages = 100
-	maxMessage  = 1 << 10 // bytes
+	maxMessage = 1 << 10  // bytes of a message, or of a reason
+	maxKept    = 32 << 10 // bytes of all messages as JSON, and as many of all reasons
 )
 
 // A reporter makes the report of the event that is under way.
 type reporter struct {
 	Report
 	ring *journal.Ring // nil where there is none
+	room int           // bytes that messages may still have; below 0 when one was left out
 	step *StepReport   // the one at work
 	told string        // the last one whose beginning was written
 }
@@ -82,9 +84,9 @@ type reporter struct {
 // for those who watch, and for those who find a hook that was killed.
 func (h *Host) BeginReport() {
 	now := h.Now()
-	h.reporter = reporter{Report: Report{
+	h.reporter = reporter{room: maxKept, Report: Report{
 		ID: fmt.Sprintf("%d-%d", os.Getpid(), now.UnixNano()), At: now, PID: os.Getpid(),
-		Op: h.Event.Op, Guest: h.Event.Guest, UUID: h.Event.UUID, ByHand: h.Event.ByHand,
+		Op: h.Event.Op, Guest: text.Short(h.Event.Guest, maxName), UUID: h.Event.UUID, ByHand: h.Event.ByHand,
 	}}
 	// Without its ring an event is none the worse.
 	h.reporter.ring, _ = h.State.OpenRing(ReportsRing)
@@ -100,9 +102,9 @@ func (h *Host) EndReport(err error) *Report {
 	case err == nil:
 		r.Result = Done
 	case errors.As(err, &refusal):
-		r.Result, r.Reasons = Refused, refusal.Reasons
+		r.Result, r.Reasons = Refused, keptReasons(refusal.Reasons)
 	default:
-		r.Result, r.Reasons = Failed, strings.Split(err.Error(), "\n")
+		r.Result, r.Reasons = Failed, keptReasons(strings.Split(err.Error(), "\n"))
 	}
 	h.append(r)
 	if h.reporter.ring != nil {
@@ -125,7 +127,7 @@ func (h *Host) append(r *Report) {
 func (r *Report) Title() string {
 	s := r.Op
 	if r.Guest != "" {
-		s = r.Guest + ": " + r.Op
+		s = text.Line(r.Guest) + ": " + r.Op
 	}
 	if r.ByHand {
 		s += " by hand"
@@ -188,19 +190,47 @@ func (h *Host) Doing(format string, args ...any) {
 	}
 }
 
-// note keeps a message with the step at work, or with the event.
-func (h *Host) note(s Severity, text string) {
-	all := &h.reporter.Messages
-	if h.reporter.step != nil {
-		all = &h.reporter.step.Messages
-	}
-	if len(*all) >= maxMessages {
+// note keeps a message with the step at work, or with the event, as long as there is room.
+func (h *Host) note(s Severity, msg string) {
+	r := &h.reporter
+	if r.room < 0 {
 		return
 	}
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	m := Message{s, kept(msg)}
+	if r.room -= jsonSize(m); r.room < 0 {
+		m = Message{Info, "more was said, which only the journal has"}
 	}
-	*all = append(*all, Message{s, text})
+	all := &r.Messages
+	if r.step != nil {
+		all = &r.step.Messages
+	}
+	*all = append(*all, m)
+}
+
+// kept is a text as a report has it: on one line, and not too long.
+func kept(s string) string {
+	s, more := strings.TrimRight(s, "\n"), ""
+	if n := len(s) - maxMessage; n > 0 {
+		s, more = strings.ToValidUTF8(s[:maxMessage], ""), fmt.Sprintf("… (%d more bytes)", n)
+	}
+	return text.Line(strings.ReplaceAll(s, "\n", "; ")) + more
+}
+
+func keptReasons(reasons []string) (all []string) {
+	room := maxKept
+	for i, s := range reasons {
+		s = kept(s)
+		if room -= jsonSize(s); room < 0 || i == maxReasons {
+			return append(all, moreReasons(len(reasons)-i))
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func jsonSize(v any) int {
+	b, _ := json.Marshal(v)
+	return len(b)
 }
 
 // seconds are rounded to microseconds, for people.
@@ -236,7 +266,11 @@ func fold(all []*Report, r *Report) []*Report {
 	case r.Result != "":
 		all[i] = r
 	default:
-		all[i].Steps = append(all[i].Steps, r.Steps...)
+		// A step may go to work again; the last one is where it is.
+		begun := slices.DeleteFunc(all[i].Steps, func(s *StepReport) bool {
+			return slices.ContainsFunc(r.Steps, func(o *StepReport) bool { return o.Name == s.Name })
+		})
+		all[i].Steps = append(begun, r.Steps...)
 	}
 	return all
 }

@@ -7,7 +7,12 @@ import (
 	"os"
 	"strconv"
 	"time"
+
+	"qemu-hook/text"
 )
+
+// maxTold is how many characters of a text of unknown origin an error has: a guest's name is somebody else's.
+const maxTold = 60
 
 // A DirError is a state directory that cannot be used.
 type DirError struct {
@@ -62,7 +67,7 @@ func (e *HeldError) Error() string {
 	if e.Gone {
 		who = "a child of " + who + ", which has ended"
 	}
-	return fmt.Sprintf("cannot lock %s: held for %s by %s (%s)", e.Path, since(e.For), who, printable(e.Holder))
+	return fmt.Sprintf("cannot lock %s: held for %s by %s (%s)", e.Path, since(e.For), who, text.Line(text.Short(e.Holder, maxTold)))
 }
 
 // Unwrap returns the context's error.
@@ -102,19 +107,4 @@ func since(t time.Duration) string {
 		return strconv.FormatInt(max(0, t.Milliseconds()), 10) + " ms"
 	}
 	return strconv.FormatInt(int64(t/time.Second), 10) + " s"
-}
-
-// printable renders a text of unknown origin on one short line: a guest's name is somebody else's.
-func printable(s string) string {
-	const most = 60
-	r := []rune(s)
-	if len(r) > most {
-		r = append(r[:most:most], '…')
-	}
-	for i, c := range r {
-		if !strconv.IsPrint(c) {
-			r[i] = '?'
-		}
-	}
-	return string(r)
 }

@@ -18,6 +18,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"qemu-hook/text"
 )
 
 const (
@@ -275,10 +277,7 @@ func logName(uuid string) (string, error) {
 }
 
 func badUUID(uuid string) error {
-	if len(uuid) > 64 {
-		uuid = uuid[:64] + "…"
-	}
-	return fmt.Errorf("cannot use %q as the UUID of a guest: want 32 hexadecimal digits and dashes", uuid)
+	return fmt.Errorf("cannot use %q as the UUID of a guest: want 32 hexadecimal digits and dashes", text.Short(uuid, 64))
 }
 
 // openat opens without following a final link where flags say so, and never leaks the descriptor to a child.

@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"qemu-hook/text"
 )
 
 // A Record is one entry of a guest's undo log.
@@ -96,13 +98,13 @@ func parseLog(b []byte) *undoLog {
 
 // line takes in one complete line.
 func (l *undoLog) line(line []byte) *FileError {
-	text, ok := unseal(line)
+	data, ok := unseal(line)
 	if !ok {
 		return &FileError{Problem: "has a wrong checksum"}
 	}
 	if l.lines == 1 {
 		var h header
-		switch err := json.Unmarshal(text, &h); {
+		switch err := json.Unmarshal(data, &h); {
 		case h.Version > format:
 			return newer(newerFormat(h.Version))
 		case err != nil || h.Version != format:
@@ -112,7 +114,7 @@ func (l *undoLog) line(line []byte) *FileError {
 		return nil
 	}
 	var e entry
-	if err := json.Unmarshal(text, &e); err != nil || e.Seq < 1 || e.Seq > maxSize {
+	if err := json.Unmarshal(data, &e); err != nil || e.Seq < 1 || e.Seq > maxSize {
 		return &FileError{Problem: "is no entry"}
 	}
 	l.next = max(l.next, e.Seq)
@@ -123,7 +125,7 @@ func (l *undoLog) line(line []byte) *FileError {
 			l.records = slices.Delete(l.records, at, at+1)
 		}
 	case e.Op != opAdd && e.Op != opAmend || e.Kind == "":
-		return &FileError{Problem: fmt.Sprintf("has the unknown operation %q", printable(e.Op))}
+		return &FileError{Problem: fmt.Sprintf("has the unknown operation %q", text.Short(e.Op, maxTold))}
 	case e.Op == opAmend && at >= 0:
 		l.records[at] = Record(e.record())
 	default:

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"qemu-hook/test/mode"
 )
 
 // seededMistakes is how many there are in tests/mutants, and caught how many of them the tiers T0 to T1b have to see.
@@ -29,7 +31,7 @@ func TestMutants(t *testing.T) {
 		t.Errorf("%d mistakes are seeded, want %d", len(patches), seededMistakes)
 	}
 	least := caught
-	if os.Getenv("QEMU_HOOK_LONG") != "1" {
+	if !mode.Long() {
 		// Of each kind one: in Nix, in a value, in a script, in what is rendered.
 		var few []string
 		for i := 0; i < len(patches); i += 5 {

@@ -11,6 +11,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
 
 // A damage is what becomes of a file of the program's records.
@@ -240,7 +241,7 @@ func TestKilledInWrite(t *testing.T) {
 			l.do(s.op)
 			for i, w := range writes {
 				for j, n := range []int{1, len(w.Value) / 2, len(w.Value) - 1} {
-					if !longRun() && (i+j)%3 > 0 {
+					if !mode.Long() && (i+j)%3 > 0 {
 						continue
 					}
 					points++

@@ -2,13 +2,13 @@ package test
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
 
 // Whatever the real program cannot change at started and at reconnect: it ends with 0, as libvirt would kill the guest else,
@@ -19,7 +19,7 @@ func TestFaultsOfARunningGuest(t *testing.T) {
 	t.Run("events", func(t *testing.T) {
 		b, base, win11 := newBus(t), loadHost(t, "fern"), loadGuest(t, "win11")
 		errnos := []syscall.Errno{syscall.EIO}
-		if os.Getenv("QEMU_HOOK_LONG") != "" {
+		if mode.Long() {
 			errnos = append(errnos, syscall.ENOSPC, syscall.EROFS, syscall.EBUSY)
 		}
 		for _, event := range []string{"started", "reconnect"} {

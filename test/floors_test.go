@@ -22,7 +22,7 @@ const module = "qemu-hook"
 
 // floors are the packages of the program, from the ground up. Each imports only what stands on a line above its own.
 var floors = [][]string{
-	{"cpuset", "dist", "testdata"},
+	{"cpuset", "dist", "testdata", "text"},
 	{"domain", "journal", "systemd", "sysfs"},
 	{"sysfs/sysfstest"},
 	{"hook"},

@@ -8,6 +8,7 @@ import (
 
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/systemd/systemdtest"
+	"qemu-hook/test/mode"
 )
 
 // The program is killed at every piece that it sends to D-Bus, those that only ask included: the piece is lost, or it arrives and
@@ -36,7 +37,7 @@ func TestKilledAtSend(t *testing.T) {
 		}
 		points, late := int(sends.Load())*2, 0
 		for i := range points {
-			if !longRun() && i > 12 && i%5 != 0 {
+			if !mode.Long() && i > 12 && i%5 != 0 {
 				continue // most are questions about unit after unit
 			}
 			n, arrives := i/2+1, i%2 == 1
@@ -98,7 +99,7 @@ func TestKilledTwice(t *testing.T) {
 // killTwice kills prepare at some of its points, and then the next call at some of its own.
 func killTwice(t *testing.T, p pair, b *bus, next string) (n int) {
 	first, second := 4, 3 // points of either
-	if longRun() {
+	if mode.Long() {
 		first, second = 25, 12
 	}
 	prepare := scenes()[0]

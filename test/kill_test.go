@@ -16,6 +16,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
 
 // killPairs are hosts with a domain that can be prepared there. Every host of testdata is among them.
@@ -82,10 +83,7 @@ type pair struct {
 
 func (p pair) String() string { return p.host + "/" + cmp.Or(p.name, p.domain, "card") }
 
-// longRun reports whether tests that sample are to do all of it.
-func longRun() bool { return os.Getenv("QEMU_HOOK_LONG") == "1" }
-
-func (p pair) skipped() bool { return !longRun() && (p.long || testing.Short() && !p.whole) }
+func (p pair) skipped() bool { return !mode.Long() && (p.long || testing.Short() && !p.whole) }
 
 // guest is the pair's domain.
 func (p pair) guest(t testing.TB) guest {
@@ -221,9 +219,9 @@ func killScene(t *testing.T, p pair, b *bus, s scene) (n int) {
 	for i, k := range a.points {
 		homes := s.home[i%len(s.home):][:1]
 		switch {
-		case longRun() && p.whole:
+		case mode.Long() && p.whole:
 			homes = s.home
-		case longRun() || p.whole:
+		case mode.Long() || p.whole:
 		case s.op == "release" && i%2 > 0, s.op == "recover" && i%4 > 0: // the way back is the same after either
 			continue
 		}
@@ -269,7 +267,7 @@ func reach(t testing.TB, p pair, b *bus, s scene) *act {
 		mu.Lock()
 		defer mu.Unlock()
 		beginnings := strings.HasPrefix(c.Path, stateDir+"/.") && c.Op != "rename"
-		if c.Path == stateDir+"/"+hook.ReportsRing || !longRun() && !p.whole && (beginnings || c.Path == stateDir+"/lock") {
+		if c.Path == stateDir+"/"+hook.ReportsRing || !mode.Long() && !p.whole && (beginnings || c.Path == stateDir+"/lock") {
 			return nil
 		}
 		// Of systemd's changes it cannot be told who asked, but it is no child.
@@ -306,7 +304,7 @@ func reach(t testing.TB, p pair, b *bus, s scene) *act {
 	mu.Lock()
 	defer mu.Unlock()
 	points = slices.DeleteFunc(points, func(k killPoint) bool { return k.after && !made[k.change.N] })
-	if !longRun() {
+	if !mode.Long() {
 		// What the hook leaves after a change it leaves before the next one, too.
 		i := 0
 		points = slices.DeleteFunc(distinct(points), func(k killPoint) bool {

@@ -17,19 +17,8 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/journal"
+	"qemu-hook/test/mode"
 )
-
-// long reports whether the tests that take longest are wanted.
-func long() bool { return os.Getenv("QEMU_HOOK_LONG") == "1" || os.Getenv("QEMU_HOOK_CI") == "1" }
-
-// lacks skips a test for what the machine lacks, or fails it where nothing may be missing.
-func lacks(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("QEMU_HOOK_CI") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
 
 // A throwaway is this machine's own tree of files, of which every change is lost.
 type throwaway struct {
@@ -40,7 +29,7 @@ type throwaway struct {
 func newThrowaway(t *testing.T) *throwaway {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		lacks(t, "a throwaway root needs root")
+		mode.Lacking(t, "a throwaway root needs root")
 	}
 	dir := t.TempDir()
 	x := &throwaway{t, dir + "/root", dir + "/upper"}
@@ -52,7 +41,7 @@ func newThrowaway(t *testing.T) *throwaway {
 	mount := func(source, target, kind string, flags uintptr, data string) {
 		t.Helper()
 		if err := unix.Mount(source, target, kind, flags, data); err != nil {
-			lacks(t, "cannot mount %s on %s: %v", source, target, err)
+			mode.Lacking(t, "cannot mount %s on %s: %v", source, target, err)
 		}
 		t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
 	}
@@ -146,12 +135,12 @@ func buildDeb(t *testing.T, version string) string {
 
 // The Debian package is built, installed on a copy of this machine, used and purged.
 func TestDebianPackage(t *testing.T) {
-	if !long() {
+	if !mode.Long() && !mode.Strict() {
 		t.Skip("packages are built only with QEMU_HOOK_LONG=1")
 	}
 	for _, tool := range []string{"dpkg", "dpkg-deb", "gzip"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			lacks(t, "%s is missing: %v", tool, err)
+			mode.Lacking(t, "%s is missing: %v", tool, err)
 		}
 	}
 	deb := buildDeb(t, "1.2.3")

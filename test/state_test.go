@@ -14,6 +14,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
 
 // needsSpace reports whether a change fails where /run is full. Strikes have their room reserved, which the model's /run cannot.
@@ -64,7 +65,7 @@ func fullFromEach(t *testing.T, p pair, b *bus, s scene) (points int) {
 	all := n
 	mu.Unlock()
 	for from := range all {
-		if !longRun() && from > 6 && from%4 > 0 {
+		if !mode.Long() && from > 6 && from%4 > 0 {
 			continue
 		}
 		points++

@@ -21,13 +21,14 @@ import (
 
 // A command is what a person can ask for.
 type command struct {
-	name string
-	args string // for the usage line
-	text string // for help
-	json bool   // takes --json
-	svg  bool   // takes --svg
-	noIO bool   // takes no --xml and no --config
-	only bool   // takes --config-only
+	name   string
+	args   string // for the usage line
+	text   string // for help
+	xml    bool   // takes --xml
+	config bool   // takes --config
+	json   bool   // takes --json
+	svg    bool   // takes --svg
+	only   bool   // takes --config-only
 	// flags adds what only this command takes.
 	flags func(*flag.FlagSet, *options)
 	run   func(o options, args []string) error
@@ -36,31 +37,31 @@ type command struct {
 // commands returns them in the order of the help.
 func commands() []command {
 	return []command{
-		{name: "prepare", args: "NAME [begin]", text: helpPrepare, run: runOp("prepare")},
-		{name: "release", args: "NAME [end]", text: helpRelease, run: runOp("release")},
-		{name: "start", args: "NAME [begin]", text: helpNothing, run: runOp("start")},
-		{name: "started", args: "NAME [begin]", text: helpStarted, run: runOp("started")},
-		{name: "stopped", args: "NAME [end]", text: helpNothing, run: runOp("stopped")},
-		{name: "reconnect", args: "NAME [begin]", text: helpReconnect, run: runOp("reconnect")},
-		{name: "plan", args: "[NAME]", text: helpPlan, json: true, run: runPlan},
-		{name: "needs", args: "[NAME]", text: helpNeeds, json: true, run: runNeeds},
-		{name: "check", args: "[NAME]", text: helpCheck, only: true, run: runCheck},
+		{name: "prepare", args: "NAME [begin]", text: helpPrepare, xml: true, config: true, run: runOp("prepare")},
+		{name: "release", args: "NAME [end]", text: helpRelease, xml: true, config: true, run: runOp("release")},
+		{name: "start", args: "NAME [begin]", text: helpNothing, xml: true, config: true, run: runOp("start")},
+		{name: "started", args: "NAME [begin]", text: helpStarted, xml: true, config: true, run: runOp("started")},
+		{name: "stopped", args: "NAME [end]", text: helpNothing, xml: true, config: true, run: runOp("stopped")},
+		{name: "reconnect", args: "NAME [begin]", text: helpReconnect, xml: true, config: true, run: runOp("reconnect")},
+		{name: "plan", args: "[NAME]", text: helpPlan, xml: true, config: true, json: true, run: runPlan},
+		{name: "needs", args: "[NAME]", text: helpNeeds, xml: true, json: true, run: runNeeds},
+		{name: "check", args: "[NAME]", text: helpCheck, xml: true, config: true, only: true, run: runCheck},
 		{name: "status", args: "", text: helpStatus, json: true, run: runStatus},
-		{name: "log", args: "[NAME]", text: helpLog, json: true, noIO: true, flags: logFlags, run: runLog},
-		{name: "recover", args: "[NAME]", text: helpRecover, run: runRecover},
+		{name: "log", args: "[NAME]", text: helpLog, json: true, flags: logFlags, run: runLog},
+		{name: "recover", args: "[NAME]", text: helpRecover, config: true, run: runRecover},
 		{name: "holders", args: "ADDRESS…", text: helpHolders, json: true, run: runHolders},
 		{name: "groups", args: "", text: helpGroups, json: true, run: runGroups},
 		{name: "topology", args: "", text: helpTopology, json: true, svg: true, run: runTopology},
-		{name: "suggest", args: "[NAME]", text: helpSuggest, run: runSuggest},
-		{name: "snapshot", args: "[FILE]", text: helpSnapshot, run: runSnapshot},
-		{name: "bind", args: "ADDRESS…", text: helpBind, run: runBind},
-		{name: "unbind", args: "ADDRESS…", text: helpUnbind, run: runUnbind},
-		{name: "import", args: "[DIR]", text: helpImport, noIO: true, run: runImport},
-		{name: "install", args: "", text: helpInstall, noIO: true, flags: installFlags, run: runInstall},
-		{name: "uninstall", args: "", text: helpUninstall, noIO: true, flags: uninstallFlags, run: runUninstall},
-		{name: "demo", args: "", text: helpDemo, noIO: true, run: runDemo},
-		{name: "version", args: "", text: helpVersion, noIO: true, run: runVersion},
-		{name: "help", args: "[COMMAND]", text: helpHelp, noIO: true, run: runHelp},
+		{name: "suggest", args: "[NAME]", text: helpSuggest, xml: true, config: true, run: runSuggest},
+		{name: "snapshot", args: "[FILE]", text: helpSnapshot, config: true, run: runSnapshot},
+		{name: "bind", args: "ADDRESS…", text: helpBind, config: true, run: runBind},
+		{name: "unbind", args: "ADDRESS…", text: helpUnbind, config: true, run: runUnbind},
+		{name: "import", args: "[DIR]", text: helpImport, run: runImport},
+		{name: "install", args: "", text: helpInstall, flags: installFlags, run: runInstall},
+		{name: "uninstall", args: "", text: helpUninstall, flags: uninstallFlags, run: runUninstall},
+		{name: "demo", args: "", text: helpDemo, run: runDemo},
+		{name: "version", args: "", text: helpVersion, run: runVersion},
+		{name: "help", args: "[COMMAND]", text: helpHelp, run: runHelp},
 	}
 }
 
@@ -109,8 +110,10 @@ func (c command) flagSet(o *options) *flag.FlagSet {
 	set := flag.NewFlagSet(c.name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	set.Func("root", "DIR", o.setRoot)
-	if !c.noIO {
+	if c.config {
 		set.StringVar(&o.config, "config", "", "FILE")
+	}
+	if c.xml {
 		set.StringVar(&o.xml, "xml", "", "FILE")
 	}
 	if c.json {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"qemu-hook/hook"
+	"qemu-hook/test/mode"
 )
 
 // What shells complete, and the man page's lists, come from the table of commands and the list of keys. After a change of
@@ -113,7 +114,7 @@ func manCommands() string {
 		}
 		flags, takes := commandFlags(c)
 		for _, f := range flags {
-			if f == "root" || f == "config" || f == "xml" {
+			if f == "root" {
 				continue // for all
 			}
 			line += " Oo Fl -" + f
@@ -356,10 +357,7 @@ func tool(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		if os.Getenv("QEMU_HOOK_CI") == "1" {
-			t.Fatalf("%s is missing: %v", name, err)
-		}
-		t.Skipf("%s is missing: %v", name, err)
+		mode.Lacking(t, "%s is missing: %v", name, err)
 	}
 	return path
 }
@@ -419,6 +417,12 @@ COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _qemu_hook qemu-hook "${!#}" ''; print
 		{"qemu-hook plan --xml x w", []string{"win11"}},
 		{"qemu-hook plan --j", []string{"--json"}},
 		{"qemu-hook install --", []string{"--dry-run", "--replace", "--root"}},
+		{"qemu-hook plan --", []string{"--config", "--json", "--root", "--xml"}},
+		{"qemu-hook needs --", []string{"--json", "--root", "--xml"}},
+		{"qemu-hook topology --", []string{"--json", "--root", "--svg"}},
+		{"qemu-hook status --", []string{"--json", "--root"}},
+		{"qemu-hook recover --", []string{"--config", "--root"}},
+		{"qemu-hook snapshot --", []string{"--config", "--root"}},
 		{"qemu-hook bind 0000:08:00.0 ", []string{"0000:08:00.0", "0000:08:00.1"}},
 		{"qemu-hook help un", []string{"unbind", "uninstall"}},
 		{"qemu-hook status ", nil},

@@ -44,8 +44,8 @@ func runInstall(o options, args []string) error {
 			return err
 		}
 		if len(p.inTheWay) > 0 && !o.replace {
-			for _, name := range p.inTheWay {
-				errorf("%s is in the way", name)
+			for _, o := range p.inTheWay {
+				errorf("%s is in the way: %s", o.path, o.why)
 			}
 			hintf("nothing was changed; install --replace moves aside what is in the way, and uninstall puts it back")
 			return errSaid
@@ -120,9 +120,11 @@ func runUninstall(o options, args []string) error {
 		if len(in.Parts) == 0 {
 			out("nothing was installed by qemu-hook install")
 		}
-		for _, name := range leftHooks(in) {
-			hintf("%s was not put there by qemu-hook install; libvirt calls it until it is removed: sudo rm %[1]s", name)
-		}
+		defer func() {
+			for _, name := range leftHooks(in) {
+				hintf("%s was not put there by qemu-hook install; libvirt calls it until it is removed: sudo rm %[1]s", name)
+			}
+		}()
 		var errs error
 		parts, kept := slices.Clone(in.Parts), []*part{}
 		for _, p := range slices.Backward(parts) {
@@ -155,8 +157,8 @@ func runUninstall(o options, args []string) error {
 
 // leftHooks returns the links to the program that uninstall leaves, because it did not make them.
 func leftHooks(in *installation) []string {
-	all, _ := hooks(in.root)
-	return slices.DeleteFunc(all, func(name string) bool { return !isOurs(in.root, name) || in.find(partLink, name) != nil })
+	all, _ := ourLinks(in.root)
+	return slices.DeleteFunc(all, func(name string) bool { return in.find(partLink, name) != nil })
 }
 
 // moving runs what changes the installation, while no hook is at work.

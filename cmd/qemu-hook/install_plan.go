@@ -30,10 +30,18 @@ func packagedUnits() []string { return []string{"/usr/lib/systemd/system", "/lib
 type installPlan struct {
 	parts []*part
 	// inTheWay are files that are moved aside only when that was asked for.
-	inTheWay []string
+	inTheWay []obstacle
 	// there says what is installed already, by whomever.
 	there []string
 }
+
+// An obstacle is a file that is in the way, and why.
+type obstacle struct{ path, why string }
+
+const (
+	notOurs  = "it was not put there by qemu-hook install"
+	sameWork = "it does the same work, or cannot be read; see qemu-hook check"
+)
 
 // planInstall looks what is missing, and writes nothing.
 func planInstall(in *installation, program []byte, replace bool) (*installPlan, error) {
@@ -53,7 +61,7 @@ func planInstall(in *installation, program []byte, replace bool) (*installPlan, 
 		p.link(in, unitDir+"/"+wants+".wants/"+dist.RecoverUnit, unit, replace)
 	}
 
-	linked, err := otherLink(in.root)
+	links, err := ourLinks(in.root)
 	if err != nil {
 		return nil, err
 	}
@@ -62,12 +70,15 @@ func planInstall(in *installation, program []byte, replace bool) (*installPlan, 
 		return nil, err
 	}
 	for _, name := range old {
-		p.aside(in, name, replacedDir+strings.TrimPrefix(name, hooksDir), replace)
+		p.aside(in, name, sameWork, replace)
 	}
-	if linked != "" {
-		p.there = append(p.there, linked)
-	} else {
+	if len(links) == 0 {
 		p.link(in, hookLink, programFile, replace)
+		return p, nil
+	}
+	p.there = append(p.there, links[0])
+	for _, name := range links[1:] {
+		p.aside(in, name, "it leads to this program as "+links[0]+" does, and libvirt would run both", replace)
 	}
 	return p, nil
 }
@@ -98,10 +109,10 @@ func (p *installPlan) file(in *installation, path string, content []byte, mode f
 	}
 	if old := in.find(partFile, path); err == nil && old != nil {
 		if ours, _ := in.holdsOurs(old); !ours {
-			p.aside(in, path, path+".qemu-hook-replaced", replace)
+			p.aside(in, path, notOurs, replace)
 		}
 	} else if err == nil {
-		p.aside(in, path, path+".qemu-hook-replaced", replace)
+		p.aside(in, path, notOurs, replace)
 	}
 	p.dirs(in, path)
 	p.parts = append(p.parts, &part{Kind: partFile, Path: path, Sums: []string{sum(content)}, content: content, mode: mode})
@@ -113,22 +124,23 @@ func (p *installPlan) link(in *installation, path, to string, replace bool) {
 		return
 	}
 	if exists(in.path(path)) {
-		aside := path + ".qemu-hook-replaced"
-		if isHook(path) {
-			aside = replacedDir + strings.TrimPrefix(path, hooksDir)
-		}
-		p.aside(in, path, aside, replace)
+		p.aside(in, path, notOurs, replace)
 	}
 	p.dirs(in, path)
 	p.parts = append(p.parts, &part{Kind: partLink, Path: path, To: to})
 }
 
-func (p *installPlan) aside(in *installation, path, to string, replace bool) {
-	if slices.Contains(p.inTheWay, path) {
+// aside has a file moved out of the way, hooks to where libvirt looks for none.
+func (p *installPlan) aside(in *installation, path, why string, replace bool) {
+	if slices.ContainsFunc(p.inTheWay, func(o obstacle) bool { return o.path == path }) {
 		return
 	}
-	p.inTheWay = append(p.inTheWay, path)
+	p.inTheWay = append(p.inTheWay, obstacle{path, why})
 	if replace {
+		to := path + ".qemu-hook-replaced"
+		if isHook(path) {
+			to = replacedDir + strings.TrimPrefix(path, hooksDir)
+		}
 		p.dirs(in, to)
 		p.parts = append(p.parts, &part{Kind: partAside, Path: path, To: to})
 	}
@@ -200,14 +212,13 @@ func fights(root string) ([]string, error) {
 	return scripts.Fights(scripts.Tree{FS: host, Dir: hooksDir}, programFile)
 }
 
-// otherLink returns the link to the program that somebody has made under another name: two would have each event handled
-// twice.
-func otherLink(root string) (string, error) {
+// ourLinks returns the links to the program, whoever has made them: with two, each event would be handled twice. The first is the
+// one to stay.
+func ourLinks(root string) ([]string, error) {
 	all, err := hooks(root)
-	for _, name := range all {
-		if isOurs(root, name) && name != hookLink {
-			return name, nil
-		}
+	all = slices.DeleteFunc(all, func(name string) bool { return !isOurs(root, name) })
+	if i := slices.Index(all, hookLink); i > 0 {
+		all = slices.Insert(slices.Delete(all, i, i+1), 0, hookLink)
 	}
-	return "", err
+	return all, err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"qemu-hook/hook"
+	"qemu-hook/text"
 )
 
 func logFlags(set *flag.FlagSet, o *options) {
@@ -124,7 +125,7 @@ func printReport(h *hook.Host, r *hook.Report) {
 	}
 	printMessages(r.Messages, "  ")
 	for _, reason := range r.Reasons {
-		out("%s", indent("reason: "+reason, "  "))
+		out("  reason: %s", text.Line(reason))
 	}
 	if r.Result == "" {
 		out("  %s", unfinished(h, r))
@@ -145,23 +146,23 @@ func unfinished(h *hook.Host, r *hook.Report) string {
 
 func printMessages(messages []hook.Message, indentation string) {
 	for _, m := range messages {
-		text := m.Text
-		if m.Severity <= hook.Warning {
-			text = "warning: " + text
+		if line := text.Line(m.Text); m.Severity <= hook.Warning {
+			out("%swarning: %s", indentation, line)
+		} else {
+			out("%s%s", indentation, line)
 		}
-		out("%s", indent(text, indentation))
 	}
 }
 
 // followPause is how often the log is looked at.
 const followPause = 100 * time.Millisecond
 
-// followLog shows events as they come, until it is interrupted.
+// followLog shows events as they come, until it is interrupted: first what was done of those that are at work.
 func followLog(h *hook.Host, o options, name string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var seen []byte
-	ids := map[string]bool{}
+	shown := map[string]map[string]bool{}
 	for first, last := true, false; ; first = false {
 		lines, err := h.State.RingLines(hook.ReportsRing)
 		if err != nil {
@@ -170,20 +171,24 @@ func followLog(h *hook.Host, o options, name string) error {
 			}
 			return err
 		}
-		fresh := lines
-		for i, line := range slices.Backward(lines) {
+		var fresh []*hook.Report
+		for _, line := range slices.Backward(lines) {
 			if bytes.Equal(line, seen) {
-				fresh = lines[i+1:]
 				break
 			}
+			if r, ok := hook.ParseReport(line); ok {
+				fresh = append(fresh, r)
+			}
 		}
+		slices.Reverse(fresh)
 		if len(lines) > 0 {
 			seen = bytes.Clone(lines[len(lines)-1])
 		}
-		for _, line := range fresh {
-			if r, ok := hook.ParseReport(line); ok && !first {
-				printLine(h, o, r, name, ids)
-			}
+		if first {
+			fresh = atWork(h, fresh)
+		}
+		for _, r := range fresh {
+			printLine(h, o, r, name, shown)
 		}
 		if last {
 			return nil
@@ -199,13 +204,25 @@ func followLog(h *hook.Host, o options, name string) error {
 	}
 }
 
-// printLine shows one line of the log. ids are the events that are shown.
-func printLine(h *hook.Host, o options, r *hook.Report, name string, ids map[string]bool) {
-	if r.Op != "" && isAbout(r, name) {
-		ids[r.ID] = true
+// atWork returns the lines of the events that have no end yet, and whose hook was not killed.
+func atWork(h *hook.Host, lines []*hook.Report) []*hook.Report {
+	over := map[string]bool{}
+	for _, r := range lines {
+		if r.Result != "" || r.Op != "" && !h.Exists(fmt.Sprintf("/proc/%d", r.PID)) {
+			over[r.ID] = true
+		}
 	}
+	return slices.DeleteFunc(lines, func(r *hook.Report) bool { return over[r.ID] })
+}
+
+// printLine shows one line of the log. Shown are the steps that were shown of each event that is.
+func printLine(h *hook.Host, o options, r *hook.Report, name string, shown map[string]map[string]bool) {
+	if r.Op != "" && shown[r.ID] == nil && isAbout(r, name) {
+		shown[r.ID] = map[string]bool{}
+	}
+	steps := shown[r.ID]
 	switch {
-	case !ids[r.ID]:
+	case steps == nil:
 	case o.json:
 		_ = printJSON(r)
 	case r.Result != "":
@@ -214,7 +231,10 @@ func printLine(h *hook.Host, o options, r *hook.Report, name string, ids map[str
 		out("%s  %s", r.At.Local().Format(time.DateTime), r.Title())
 	default:
 		for _, s := range r.Steps {
-			out("%s  %s …", strings.Repeat(" ", len(time.DateTime)), s.Name)
+			if !steps[s.Name] { // else it goes to work again
+				steps[s.Name] = true
+				out("%s  %s …", strings.Repeat(" ", len(time.DateTime)), s.Name)
+			}
 		}
 	}
 }

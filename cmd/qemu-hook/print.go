@@ -11,23 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"qemu-hook/hook"
+	"qemu-hook/text"
 )
 
 // Everything the program prints passes through this file. In hook mode nothing goes to stdout: libvirt would take it
-// for a domain XML.
+// for a domain XML. Names of guests, outputs of commands and scripts are others' texts, which a terminal must only show.
 
-func out(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
+func out(format string, args ...any)    { copyOut(printed(format, args...)) }
+func errorf(format string, args ...any) { copyErr(printed("qemu-hook: error: "+format, args...)) }
+func warnf(format string, args ...any)  { copyErr(printed("qemu-hook: warning: "+format, args...)) }
+func hintf(format string, args ...any)  { copyErr(printed("qemu-hook: hint: "+format, args...)) }
 
-func errorf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "qemu-hook: error: "+format+"\n", args...)
-}
-
-func warnf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "qemu-hook: warning: "+format+"\n", args...)
-}
-
-func hintf(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "qemu-hook: hint: "+format+"\n", args...)
+func printed(format string, args ...any) string {
+	return text.Lines(fmt.Sprintf(format, args...)) + "\n"
 }
 
 // fail prints the error and returns the exit status: 2 for a command line that cannot be understood, else 1.
@@ -50,12 +46,12 @@ func fail(err error) int {
 // reasons are the sentences that an error holds, one for each line. What several parts of the work failed for is said once.
 func reasons(err error) []string {
 	var refusal *hook.Refusal
-	text := err.Error()
+	lines := err.Error()
 	if errors.As(err, &refusal) {
-		text = strings.Join(refusal.Reasons, "\n")
+		lines = strings.Join(refusal.Reasons, "\n")
 	}
 	var all []string
-	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSuffix(lines, "\n"), "\n") {
 		if !slices.Contains(all, line) {
 			all = append(all, line)
 		}
@@ -77,10 +73,10 @@ func failEvent(err error) int {
 	short := shorten(last)
 	if short != all[0] {
 		for _, r := range hook.FirstReasons(all) {
-			fmt.Fprintf(os.Stderr, "%s\n", r)
+			copyErr(printed("%s", r))
 		}
 	}
-	fmt.Fprintf(os.Stderr, "%s\n", short)
+	copyErr(printed("%s", short))
 	return 1
 }
 

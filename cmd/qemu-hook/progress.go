@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"qemu-hook/hook"
+	"qemu-hook/text"
 )
 
 // A progress shows on a terminal what a command is at, once that has taken a while, on a line that it takes away again.
@@ -76,7 +77,7 @@ func (p *progress) tick() {
 	p.erase()
 	line := fmt.Sprintf("%s, %d s", p.step, int(took.Seconds()))
 	if p.about != "" {
-		line += ": " + p.about
+		line += ": " + text.Line(p.about)
 	}
 	const width = 79 // a line that wraps could not be taken away
 	if r := []rune(line); len(r) > width {

@@ -19,6 +19,7 @@ import (
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/sysfs/sysfstest/fusetest"
 	"qemu-hook/systemd/systemdtest"
+	"qemu-hook/test/mode"
 )
 
 func TestMain(m *testing.M) {
@@ -161,11 +162,7 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 func scriptAsUser(ts *testscript.TestScript, neg bool, args []string) {
 	if os.Geteuid() == 0 {
 		if _, err := exec.LookPath("setpriv"); err != nil {
-			s := stateOf(ts)
-			if os.Getenv("QEMU_HOOK_CI") == "1" {
-				s.t.Fatalf("setpriv is missing: %v", err)
-			}
-			s.t.Skipf("setpriv is missing: %v", err)
+			mode.Lacking(stateOf(ts).t, "setpriv is missing: %v", err)
 		}
 		const nobody = "65534"
 		args = append([]string{"setpriv", "--reuid", nobody, "--regid", nobody, "--clear-groups", "--"}, args...)

@@ -3,19 +3,32 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 )
 
+// printJSON prints JSON that a terminal only shows, too: what cannot be shown is escaped.
 func printJSON(v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	out("%s", b)
+	var s strings.Builder
+	for _, r := range string(b) {
+		if strconv.IsPrint(r) {
+			s.WriteRune(r)
+			continue
+		}
+		for _, u := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&s, `\u%04x`, u)
+		}
+	}
+	out("%s", &s)
 	return nil
 }
 

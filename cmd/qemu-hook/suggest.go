@@ -5,6 +5,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/hook/suggest"
+	"qemu-hook/text"
 )
 
 func runSuggest(o options, args []string) error {
@@ -43,6 +44,6 @@ func runSuggest(o options, args []string) error {
 	} else if err != nil {
 		return err
 	}
-	copyOut(s.XML())
+	copyOut(text.Lines(s.XML()))
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/topology"
 	"qemu-hook/sysfs"
+	"qemu-hook/text"
 )
 
 func runTopology(o options, args []string) error {
@@ -32,7 +33,7 @@ func runTopology(o options, args []string) error {
 	case o.json:
 		return printJSON(t)
 	}
-	copyOut(t.Text())
+	copyOut(text.Lines(t.Text()))
 	return nil
 }
 

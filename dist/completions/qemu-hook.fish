@@ -44,7 +44,6 @@ complete -c qemu-hook -n '__fish_seen_subcommand_from plan' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from plan' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from plan' -a '(__qemu_hook_names)'
 complete -c qemu-hook -n __fish_use_subcommand -a needs -d 'what a domain XML asks for, whatever the host is'
-complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from needs' -a '(__qemu_hook_names)'
@@ -54,9 +53,7 @@ complete -c qemu-hook -n '__fish_seen_subcommand_from check' -l config-only
 complete -c qemu-hook -n '__fish_seen_subcommand_from check' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from check' -a '(__qemu_hook_names)'
 complete -c qemu-hook -n __fish_use_subcommand -a status -d 'who holds what, what has drifted, the last refusals'
-complete -c qemu-hook -n '__fish_seen_subcommand_from status' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from status' -l json
-complete -c qemu-hook -n '__fish_seen_subcommand_from status' -l xml -r -F
 complete -c qemu-hook -n __fish_use_subcommand -a log -d 'what became of a guest\'s last run, step by step'
 complete -c qemu-hook -n '__fish_seen_subcommand_from log' -l all
 complete -c qemu-hook -n '__fish_seen_subcommand_from log' -l follow
@@ -64,36 +61,26 @@ complete -c qemu-hook -n '__fish_seen_subcommand_from log' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from log' -a '(__qemu_hook_names)'
 complete -c qemu-hook -n __fish_use_subcommand -a recover -d 'give back what guests that no longer run still hold'
 complete -c qemu-hook -n '__fish_seen_subcommand_from recover' -l config -r -F
-complete -c qemu-hook -n '__fish_seen_subcommand_from recover' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from recover' -a '(__qemu_hook_names)'
 complete -c qemu-hook -n __fish_use_subcommand -a holders -d 'who has a PCI function open, or what hangs on it'
-complete -c qemu-hook -n '__fish_seen_subcommand_from holders' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from holders' -l json
-complete -c qemu-hook -n '__fish_seen_subcommand_from holders' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from holders' -a '(__qemu_hook_addresses)'
 complete -c qemu-hook -n __fish_use_subcommand -a groups -d 'the IOMMU groups with their functions and drivers'
-complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l json
-complete -c qemu-hook -n '__fish_seen_subcommand_from groups' -l xml -r -F
 complete -c qemu-hook -n __fish_use_subcommand -a topology -d 'a picture of the host and of who has what of it'
-complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l json
 complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l svg -r -F
-complete -c qemu-hook -n '__fish_seen_subcommand_from topology' -l xml -r -F
 complete -c qemu-hook -n __fish_use_subcommand -a suggest -d 'what a guest\'s XML should say of CPUs, nodes and pages'
 complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -l config -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from suggest' -a '(__qemu_hook_names)'
 complete -c qemu-hook -n __fish_use_subcommand -a snapshot -d 'what this program reads of the host, for a bug report'
 complete -c qemu-hook -n '__fish_seen_subcommand_from snapshot' -l config -r -F
-complete -c qemu-hook -n '__fish_seen_subcommand_from snapshot' -l xml -r -F
 complete -c qemu-hook -n __fish_use_subcommand -a bind -d 'put PCI functions on vfio without a guest, until unbind'
 complete -c qemu-hook -n '__fish_seen_subcommand_from bind' -l config -r -F
-complete -c qemu-hook -n '__fish_seen_subcommand_from bind' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from bind' -a '(__qemu_hook_addresses)'
 complete -c qemu-hook -n __fish_use_subcommand -a unbind -d 'give back what bind has taken, or what stayed'
 complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -l config -r -F
-complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -l xml -r -F
 complete -c qemu-hook -n '__fish_seen_subcommand_from unbind' -a '(__qemu_hook_addresses)'
 complete -c qemu-hook -n __fish_use_subcommand -a import -d 'what becomes of the hook scripts that are there'
 complete -c qemu-hook -n __fish_use_subcommand -a install -d 'put the program, its hook and the unit for recover in place'

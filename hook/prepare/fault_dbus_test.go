@@ -11,6 +11,7 @@ import (
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/systemd"
 	"qemu-hook/systemd/systemdtest"
+	"qemu-hook/test/mode"
 )
 
 // overBus has the guest's host ask systemd over a bus, as the program does, with a proxy in between.
@@ -66,7 +67,7 @@ func TestEveryMessage(t *testing.T) {
 					points.Add(int64(messages[e]))
 					for n := range messages[e] + 1 {
 						for name, trouble := range map[string]systemdtest.Trouble{"cut": systemdtest.Cut, "gone": systemdtest.Gone} {
-							if os.Getenv("QEMU_HOOK_LONG") == "" && n%4 != 1 || n == 0 && trouble == systemdtest.Cut {
+							if !mode.Long() && n%4 != 1 || n == 0 && trouble == systemdtest.Cut {
 								continue
 							}
 							faults.Add(1)
@@ -90,7 +91,7 @@ func TestSilentBus(t *testing.T) {
 	u := c.undisturbed(t, base)
 	for _, e := range []string{"prepare", "release"} {
 		for _, n := range []int{0, 1, 12} {
-			if os.Getenv("QEMU_HOOK_LONG") == "" && n != 12 {
+			if !mode.Long() && n != 12 {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/at message %d", e, n), func(t *testing.T) {

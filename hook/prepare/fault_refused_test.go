@@ -2,13 +2,13 @@ package prepare_test
 
 import (
 	"context"
-	"os"
 	"sync/atomic"
 	"testing"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/sysfs"
+	"qemu-hook/test/mode"
 )
 
 // refusedCases are guests that cannot be had on their hosts, for every kind of reason.
@@ -78,7 +78,7 @@ func TestNoFaultAllows(t *testing.T) {
 					continue
 				}
 				for _, b := range faultsOf(o) {
-					if b.how != ever || os.Getenv("QEMU_HOOK_LONG") == "" && b.err != answers(o.kind)[0] {
+					if b.how != ever || !mode.Long() && b.err != answers(o.kind)[0] {
 						continue
 					}
 					faults.Add(1)

@@ -1,7 +1,6 @@
 package prepare_test
 
 import (
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -14,6 +13,7 @@ import (
 
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/sysfs/sysfstest/fusetest"
+	"qemu-hook/test/mode"
 )
 
 // recordsDir is where the program's records are on the host's model, which serves them through its FUSE door.
@@ -89,7 +89,7 @@ func TestEveryRecordFault(t *testing.T) {
 	var points, faults atomic.Int64
 	turn := 0
 	for _, c := range faultCases() {
-		if os.Getenv("QEMU_HOOK_LONG") == "" && c.name != "second card" && c.name != "quiet" {
+		if !mode.Long() && c.name != "second card" && c.name != "quiet" {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestEveryRecordFault(t *testing.T) {
 					var chosen []fault
 					for _, o := range operations[event] {
 						all := recordFaults(o)
-						if os.Getenv("QEMU_HOOK_LONG") != "" {
+						if mode.Long() {
 							chosen = append(chosen, all...)
 							continue
 						}

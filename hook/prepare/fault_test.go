@@ -21,6 +21,7 @@ import (
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
 	"qemu-hook/systemd"
+	"qemu-hook/test/mode"
 )
 
 // A faultCase is a host and a guest whose whole way is gone with something that fails.
@@ -268,7 +269,7 @@ func every(operations []operation) (all []fault) {
 
 // Every operation of the program's fails once in every way.
 func TestEveryFault(t *testing.T) {
-	long := os.Getenv("QEMU_HOOK_LONG") != ""
+	long := mode.Long()
 	var points, faults atomic.Int64
 	turn := 0
 	for _, c := range faultCases() {

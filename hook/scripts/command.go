@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"qemu-hook/hook"
+	"qemu-hook/text"
 )
 
 func (s *script) simple(n *node, w when) { s.command(n, w, false) }
@@ -42,7 +43,7 @@ func (s *script) command(n *node, w when, piped bool) {
 		return
 	}
 	if user := runsAs(args); user != "" {
-		w = w.hold("it runs as " + printable(user) + ", an own command runs as root")
+		w = w.hold("it runs as " + text.Line(user) + ", an own command runs as root")
 	}
 	args = unwrap(args)
 	name := path.Base(args[0].text)

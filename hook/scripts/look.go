@@ -9,6 +9,7 @@ import (
 
 	"qemu-hook/hook"
 	"qemu-hook/sysfs"
+	"qemu-hook/text"
 )
 
 // HookDirs are where libvirt looks for hooks; NixOS has the second.
@@ -26,7 +27,7 @@ type Look struct {
 type hooks struct {
 	Tree
 	entries []entryFile
-	own     string // the entry that is qemu-hook; "" if there is none
+	own     []string // the entries that are qemu-hook, of which there should be one
 }
 
 type entryFile struct {
@@ -75,7 +76,7 @@ func readHooks(t Tree) *hooks {
 		}
 		h.entries = append(h.entries, e)
 		if t.isOurs(name) {
-			h.own = name
+			h.own = append(h.own, name)
 		}
 	}
 	return h
@@ -94,13 +95,16 @@ func (h *hooks) files(look Look) []hook.Finding {
 			all = append(all, trust(dir, st, look)...)
 		}
 	}
+	if len(h.own) > 1 {
+		all = append(all, hook.Advise("%s are all qemu-hook, and libvirt runs each of them at every event; remove all but one, or let qemu-hook install --replace do it", text.Line(strings.Join(h.own, ", "))))
+	}
 	for _, e := range h.entries {
-		own := e.name == h.own
+		own := slices.Contains(h.own, e.name)
 		switch {
 		case e.err != nil:
-			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s leads to %s, which is not there, and libvirt passes over it in silence; remove the link, or install the program", printable(e.name), printable(e.target))})
+			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s leads to %s, which is not there, and libvirt passes over it in silence; remove the link, or install the program", text.Line(e.name), text.Line(e.target))})
 		case !e.runs():
-			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s cannot be executed, and libvirt passes over it in silence; chmod 0755 %s", printable(e.name), printable(e.target))})
+			all = append(all, hook.Finding{Certain: own, Text: fmt.Sprintf("%s cannot be executed, and libvirt passes over it in silence; chmod 0755 %s", text.Line(e.name), text.Line(e.target))})
 		default:
 			all = append(all, trust(e.target, e.stat, look)...)
 		}
@@ -119,10 +123,10 @@ func trust(name string, st sysfs.Stat, look Look) []hook.Finding {
 	}
 	var all []hook.Finding
 	if st.UID != look.Owner {
-		all = append(all, hook.Advise("%s belongs to user %d, who so can have root run anything: libvirt runs it as root; chown root:root %s", printable(name), st.UID, printable(name)))
+		all = append(all, hook.Advise("%s belongs to user %d, who so can have root run anything: libvirt runs it as root; chown root:root %s", text.Line(name), st.UID, text.Line(name)))
 	}
 	if st.Mode&0o022 != 0 {
-		all = append(all, hook.Advise("%s can be written by others (mode %04o), who so can have root run anything: libvirt runs it as root; chmod go-w %s", printable(name), st.Perm(), printable(name)))
+		all = append(all, hook.Advise("%s can be written by others (mode %04o), who so can have root run anything: libvirt runs it as root; chmod go-w %s", text.Line(name), st.Perm(), text.Line(name)))
 	}
 	return all
 }
@@ -130,8 +134,8 @@ func trust(name string, st sysfs.Stat, look Look) []hook.Finding {
 // order says whether a script runs before qemu-hook, and whether it is run at all: by libvirt, or by a hook that runs others.
 func (h *hooks) order(r *Report, name string) (before, runs bool) {
 	own := path.Join(h.Dir, "qemu.d", "50-qemu-hook")
-	if h.own != "" {
-		own = h.own
+	if len(h.own) > 0 {
+		own = h.own[0]
 	}
 	first, shell := "", false
 	for _, e := range h.entries {
@@ -139,7 +143,7 @@ func (h *hooks) order(r *Report, name string) (before, runs bool) {
 			return e.name < own, e.runs()
 		}
 		// What could not be read may run others too.
-		if first == "" && e.runs() && e.name != h.own && (r.dispatchers[e.name] || !r.ran[e.name]) {
+		if first == "" && e.runs() && !slices.Contains(h.own, e.name) && (r.dispatchers[e.name] || !r.ran[e.name]) {
 			first = e.name
 		}
 		shell = shell || e.runs() && (r.shells[e.name] || !r.ran[e.name])
@@ -177,7 +181,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 	var all []hook.Finding
 	for _, g := range groups {
 		before, _ := h.order(r, g.f.root)
-		where := fmt.Sprintf("%s:%s", printable(g.f.file), g.lines[0])
+		where := fmt.Sprintf("%s:%s", text.Line(g.f.file), g.lines[0])
 		switch more := g.lines[1:]; {
 		case len(more) > 6:
 			where += fmt.Sprintf(" (and %d more lines)", len(more))
@@ -200,7 +204,7 @@ func (h *hooks) overlaps(r *Report) []hook.Finding {
 		if f := r.seen[file]; f != nil && !f.exec {
 			why = "it cannot be executed"
 		}
-		all = append(all, hook.Advise("%s is run by nothing: %s; remove it, see qemu-hook import", printable(file), why))
+		all = append(all, hook.Advise("%s is run by nothing: %s; remove it, see qemu-hook import", text.Line(file), why))
 	}
 	return append(all, h.mentions(r)...)
 }
@@ -222,7 +226,7 @@ func (h *hooks) mentions(r *Report) []hook.Finding {
 	var all []hook.Finding
 	for _, name := range sortedNames(r.seen) {
 		f := r.seen[name]
-		if _, runs := h.order(r, name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || name == h.own {
+		if _, runs := h.order(r, name); !runs || r.ran[name] || f.why != "" || f.interpreter() == "" || slices.Contains(h.own, name) {
 			continue
 		}
 		steps := map[string]bool{}
@@ -233,7 +237,7 @@ func (h *hooks) mentions(r *Report) []hook.Finding {
 				if strings.Contains(line, w.word) && !strings.HasPrefix(strings.TrimSpace(line), "#") && !steps[w.step] {
 					steps[w.step] = true
 					all = append(all, hook.Advise("%s:%d mentions %s, which is what step %s is about, in a script for %s that was not read: "+
-						"what both do is done twice; see for yourself", printable(name), n, w.word, w.step, printable(f.interpreter())))
+						"what both do is done twice; see for yourself", text.Line(name), n, w.word, w.step, text.Line(f.interpreter())))
 				}
 			}
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"qemu-hook/text"
 )
 
 // Bounds on what is gone through.
@@ -156,7 +158,7 @@ func (r *reader) run(f *file, root string, w when, args []arg, depth int) {
 	s.whole(f, w)
 	for name, n := range s.funcs {
 		if !s.called[name] && n.file == f {
-			r.notef(f, n.line, "function %s is called by nothing, and was not looked at", printable(name))
+			r.notef(f, n.line, "function %s is called by nothing, and was not looked at", text.Line(name))
 		}
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"qemu-hook/hook/topology"
 	"qemu-hook/journal"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -97,7 +98,7 @@ func TestAccepted(t *testing.T) {
 	for i, n := range vcpus {
 		for k, kib := range memory {
 			// Each number of vCPUs once, each amount of memory with a small and a large one; all of all in the long form.
-			if k == 0 && !testing.Short() || i%7 == 3 || os.Getenv("QEMU_HOOK_LONG") != "" {
+			if k == 0 && !testing.Short() || i%7 == 3 || mode.Long() {
 				sizes = append(sizes, size{n, kib})
 			}
 		}

@@ -17,10 +17,8 @@ import (
 
 	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/test/mode"
 )
-
-// ciEnv says that nothing may be skipped.
-const ciEnv = "QEMU_HOOK_CI"
 
 // Mount serves the host's tree in a new directory until the test ends. The caller must be root and have /dev/fuse;
 // if not, the test is skipped, or fails where QEMU_HOOK_CI is 1.
@@ -46,13 +44,10 @@ func MountForgetful(t testing.TB, h *sysfstest.Host) (dir string) {
 	return mount(t, s, h.Name())
 }
 
-// Lacking ends a test that lacks something of the machine: it is skipped, or fails where nothing may be skipped.
+// Lacking is [mode.Lacking].
 func Lacking(t testing.TB, format string, args ...any) {
 	t.Helper()
-	if os.Getenv(ciEnv) == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
+	mode.Lacking(t, format, args...)
 }
 
 func mount(t testing.TB, s *server, name string) (dir string) {
