@@ -222,4 +222,4 @@ func attr(start xml.StartElement, name string) string {
 // quote shows a value in an error; a long one is cut, as the message goes on one line of a log.
 func quote(s string) string { return strconv.Quote(clip(s)) }
 
-func clip(s string) string { return text.Short(s, 64) }
+func clip(s string) string { return text.Line(text.Short(s, 64)) }
