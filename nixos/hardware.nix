@@ -64,11 +64,12 @@ let
     ) config.services.xserver.videoDrivers;
   vendorOf = builtins.substring 0 4;
 
-  # A card's sound function is of the card's vendor.
-  desktopIds = builtins.filter (id: videoDriversOf (vendorOf id) != [ ]) (
-    optional (devices.gpu != null) devices.gpu ++ devices.extra
-  );
-  sameVendor = unique (builtins.concatMap (id: videoDriversOf (vendorOf id)) desktopIds);
+  sameVendor = if devices.gpu == null then [ ] else videoDriversOf (vendorOf devices.gpu);
+  # A second card may be among these, or only something of the first's. Intel makes too much else.
+  extraCards = builtins.filter (
+    id: vendorOf id != "8086" && videoDriversOf (vendorOf id) != [ ]
+  ) devices.extra;
+  extraDrivers = unique (builtins.concatMap (id: videoDriversOf (vendorOf id)) extraCards);
   anyVendor = builtins.concatMap videoDriversOf (builtins.attrNames vendorDrivers);
 
   # The rule as it is shipped for every distribution has one line to fill in.
@@ -101,7 +102,7 @@ in
         {
           assertion = devices.bindAtBoot && !devices.allowSameVendor -> sameVendor == [ ];
           message =
-            "vfio.devices.bindAtBoot takes ${toString desktopIds} from the host, whose services.xserver.videoDrivers has "
+            "vfio.devices.bindAtBoot takes ${toString devices.gpu} from the host, whose services.xserver.videoDrivers has "
             + "${toString sameVendor}: the desktop would not start. Remove that driver, or set vfio.devices.allowSameVendor if another card is meant.";
         }
         {
@@ -117,6 +118,11 @@ in
           "vfio.devices.bindAtBoot is on, services.xserver.videoDrivers has ${toString anyVendor}, and vfio.devices.addresses do not tell "
           + "the vendor: if the card is the one that the driver is for, the desktop will not start. Set vfio.devices.allowSameVendor if "
           + "another card is meant."
+        )
+        ++ optional (byId && !devices.allowSameVendor && sameVendor == [ ] && extraCards != [ ]) (
+          "vfio.devices.bindAtBoot is on, and vfio.devices.extra has ${toString extraCards}, of the vendor for whom "
+          + "services.xserver.videoDrivers has ${toString extraDrivers}: if one of them is a graphics card that the driver is for, the "
+          + "desktop will not start. Set vfio.devices.allowSameVendor if not."
         )
         ++ optional (byId && devices.allowSameVendor) (
           "vfio.devices.bindAtBoot binds by ids: two cards of one model have one id, and both would be gone from the host. Use "

@@ -110,7 +110,7 @@ func checkCases(s *site, r *report) {
 		"bind-nothing":       "vfio.devices.bindAtBoot is on, but vfio.devices names no function: set gpu and audio, or addresses",
 		"hide-nothing":       "vfio.devices.hideFromDesktop is on, but vfio.devices.addresses is empty",
 		"same-vendor":        "vfio.devices.bindAtBoot takes 10de:2782 from the host, whose services.xserver.videoDrivers has nvidia: the desktop would not start",
-		"same-vendor-extra":  "vfio.devices.bindAtBoot takes 1002:73a6 from the host, whose services.xserver.videoDrivers has amdgpu: the desktop",
+		"same-vendor-usb":    "vfio.devices.bindAtBoot takes 1002:73a5 from the host, whose services.xserver.videoDrivers has amdgpu: the desktop",
 		"blacklisted-driver": "vfio.blacklistNvidia is on, and services.xserver.videoDrivers has nouveau: the desktop would not start",
 		"no-interface":       "vfio.network.enable is on, but vfio.network.interface is not set",
 		"guest-twice":        "The guest win11 is in vfio.vm and in vfio.vms",
@@ -119,6 +119,7 @@ func checkCases(s *site, r *report) {
 	}
 	warnings := map[string]string{
 		"same-vendor-allowed":   "two cards of one model have one id, and both would be gone from the host",
+		"same-vendor-extra":     "vfio.devices.extra has 1002:73a6, of the vendor for whom services.xserver.videoDrivers has amdgpu: if one of them is a graphics card",
 		"vendor-unknown":        "services.xserver.videoDrivers has nvidiaLegacy470, and vfio.devices.addresses do not tell the vendor",
 		"no-allocation":         "vfio.hook.enable is off, so nobody allocates huge pages",
 		"named-after-operation": "virtualisation.libvirtd.hooks.qemu has an entry named after an operation",

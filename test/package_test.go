@@ -117,46 +117,81 @@ func content(t *testing.T, file string) []byte {
 	return b
 }
 
-// buildDeb builds the Debian package.
-func buildDeb(t *testing.T, version string) string {
+// build builds a package.
+func build(t *testing.T, version, format string) string {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.Command("../dist/build", version, dir, "deb")
+	cmd := exec.Command("../dist/build", version, dir, format)
 	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("dist/build: %v\n%s", err, out)
 	}
-	debs, err := filepath.Glob(dir + "/*.deb")
-	if err != nil || len(debs) != 1 {
-		t.Fatalf("dist/build makes %q, %v", debs, err)
+	files, err := filepath.Glob(dir + "/*." + format)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("dist/build makes %q, %v", files, err)
 	}
-	return debs[0]
+	return files[0]
+}
+
+// A packager is a program that installs packages, and how it is told to.
+type packager struct {
+	format                   string
+	needs                    []string
+	install, upgrade, remove []string
 }
 
 // The Debian package is built, installed on a copy of this machine, used and purged.
 func TestDebianPackage(t *testing.T) {
+	packaged(t, packager{
+		format: "deb", needs: []string{"dpkg", "dpkg-deb", "gzip"},
+		install: []string{"dpkg", "-i"}, upgrade: []string{"dpkg", "-i"}, remove: []string{"dpkg", "--purge"},
+	})
+}
+
+// So is that for Fedora and its kin. What it says that it needs is another distribution's to know.
+func TestRPMPackage(t *testing.T) {
+	file := packaged(t, packager{
+		format: "rpm", needs: []string{"rpm", "gzip"},
+		install: []string{"rpm", "--force-debian", "--nodeps", "-i"}, upgrade: []string{"rpm", "--force-debian", "--nodeps", "-U"},
+		remove: []string{"rpm", "--force-debian", "-e"},
+	})
+	if out, err := exec.Command("rpm", "-K", "--nosignature", file).CombinedOutput(); err != nil || !strings.Contains(string(out), "digests OK") {
+		t.Errorf("rpm -K: %v: %s", err, out)
+	}
+	// Nothing of the machine that it was built on.
+	if out, err := exec.Command("rpm", "-qp", "--qf", "%{BUILDHOST} %{BUILDTIME} %{SUGGESTS}", file).CombinedOutput(); err != nil ||
+		string(out) != "localhost 1700000000 libvirt-daemon-driver-qemu" {
+		t.Errorf("rpm -qp: %v: %s", err, out)
+	}
+}
+
+// packaged builds packages, and installs, uses, upgrades and removes them on a copy of this machine. It returns one of them.
+func packaged(t *testing.T, p packager) string {
+	t.Helper()
 	if !mode.Long() && !mode.Strict() {
 		t.Skip("packages are built only with QEMU_HOOK_LONG=1")
 	}
-	for _, tool := range []string{"dpkg", "dpkg-deb", "gzip"} {
+	for _, tool := range p.needs {
 		if _, err := exec.LookPath(tool); err != nil {
 			mode.Lacking(t, "%s is missing: %v", tool, err)
 		}
 	}
-	deb := buildDeb(t, "1.2.3")
-	again := buildDeb(t, "1.2.3")
-	if !bytes.Equal(content(t, deb), content(t, again)) {
+	old, newer := build(t, "1.2.3", p.format), build(t, "1.2.4", p.format)
+	if !bytes.Equal(content(t, old), content(t, build(t, "1.2.3", p.format))) {
 		t.Error("two builds of the package differ")
 	}
-	newer := buildDeb(t, "1.2.4")
 	x := newThrowaway(t)
-	for file, name := range map[string]string{deb: "/tmp/old.deb", newer: "/tmp/new.deb"} {
+	oldName, newName := "/tmp/old."+p.format, "/tmp/new."+p.format
+	for file, name := range map[string]string{old: oldName, newer: newName} {
 		if err := os.WriteFile(x.root+name, content(t, file), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 
-	x.must("dpkg", "-i", "/tmp/old.deb")
+	if out := x.must(append(p.install, oldName)...); !strings.Contains(out, "sudo qemu-hook install") {
+		t.Errorf("at first nothing says how libvirt gets to know of the hook: %s", out)
+	}
+	x.wantFiles()
 	if got := x.must("/usr/bin/qemu-hook", "version"); got != "qemu-hook 1.2.3\n" {
 		t.Errorf("the installed program says %q", got)
 	}
@@ -181,26 +216,36 @@ func TestDebianPackage(t *testing.T) {
 	if err := state.WriteDocument(hook.LedgerDocument, ledger); err != nil {
 		t.Fatal(err)
 	}
-	x.must("dpkg", "-i", "/tmp/new.deb")
+	if out := x.must(append(p.upgrade, newName)...); strings.Contains(out, "sudo qemu-hook install") {
+		t.Errorf("an upgrade says what is for the first time: %s", out)
+	}
 	if got := x.must("qemu-hook", "version"); got != "qemu-hook 1.2.4\n" {
 		t.Errorf("the newer program says %q", got)
 	}
-	if out, err := x.run("dpkg", "--purge", "qemu-hook"); err == nil || !strings.Contains(out, "win11 (not running) holds something of the host") {
-		t.Errorf("the package was purged from under a guest: %v\n%s", err, out)
+	if _, err := os.Readlink(x.root + link); err != nil {
+		t.Errorf("after the upgrade the hook is gone: %v", err)
+	}
+	if out, err := x.run(append(p.remove, "qemu-hook")...); err == nil || !strings.Contains(out, "win11 (not running) holds something of the host") {
+		t.Errorf("the package was removed from under a guest: %v\n%s", err, out)
 	}
 	if out := x.must("qemu-hook", "version"); out != "qemu-hook 1.2.4\n" {
-		t.Errorf("after the purge that was refused the program says %q", out)
+		t.Errorf("after the removal that was refused the program says %q", out)
 	}
 	if _, err := os.Readlink(x.root + link); err != nil {
-		t.Errorf("after the purge that was refused the hook is gone: %v", err)
+		t.Errorf("after the removal that was refused the hook is gone: %v", err)
 	}
 	if err := state.WriteDocument(hook.LedgerDocument, nil); err != nil {
 		t.Fatal(err)
 	}
-	x.must("dpkg", "--purge", "qemu-hook")
+	x.must(append(p.remove, "qemu-hook")...)
 	for _, file := range x.changed("/etc", "/usr", "/run", "/var/lib/qemu-hook") {
-		t.Errorf("the package leaves %s", file)
+		// An empty folder of dpkg's is one of rpm's own alone.
+		if here, err := os.ReadDir(file); p.format == "rpm" && err == nil && len(here) == 0 {
+			continue
+		}
+		t.Errorf("the package leaves %s, or takes it", file)
 	}
+	return old
 }
 
 // The program is the same, bit by bit, wherever it is built: README.md has the command.

@@ -50,6 +50,24 @@ in
   } // {
     services.xserver.videoDrivers = [ "amdgpu" ];
   };
+  same-vendor-network = host {
+    devices = {
+      gpu = "10de:2782";
+      extra = [ "8086:15f3" ];
+      bindAtBoot = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [ "intel" ];
+  };
+  same-vendor-usb = host {
+    devices = {
+      gpu = "1002:73a5";
+      extra = [ "1002:73a6" ];
+      bindAtBoot = true;
+    };
+  } // {
+    services.xserver.videoDrivers = [ "amdgpu" ];
+  };
   other-vendor = host {
     devices = {
       gpu = "10de:2782";
