@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"qemu-hook/cpuset"
+	"qemu-hook/journal"
 	"qemu-hook/sysfs"
 )
 
@@ -55,6 +56,8 @@ type Guest struct {
 	// Attended is set once transient units run beside it.
 	Attended bool  `json:"attended,omitempty"`
 	Claim    Claim `json:"claim"`
+	// Copies are the records of its undo log, in case somebody empties that.
+	Copies []journal.Record `json:"copies,omitempty"`
 	// Seconds is how long each step of its preparation took; kept only if somebody wants to know (metrics.textfile).
 	Seconds map[string]float64 `json:"seconds,omitempty"`
 }

@@ -335,6 +335,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	}
 	if err := verifyGroups(h, n); err != nil {
 		return warnings, err
+	if err := h.CopyRecords(uuid); err != nil {
+		return warnings, err
+	}
 	}
 	more, err := quieten(ctx, h)
 	if warnings = append(warnings, more...); err != nil {
