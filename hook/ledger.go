@@ -67,6 +67,9 @@ type Caller struct {
 	ByHand bool `json:"by_hand,omitempty"`
 	// Owner is the libvirt daemon that called the hook and owes it a release; nil if there is none to be seen.
 	Owner *Process `json:"owner,omitempty"`
+	// Unseen is why it cannot be told whether there is one. Such a guest is not prepared: it would look like one that nobody
+	// releases, and recover could take its devices while QEMU starts.
+	Unseen error `json:"-"`
 }
 
 // A Claim is what one guest takes of what guests share.
