@@ -135,6 +135,11 @@ func stepOf(c Change) string {
 // Recorded returns the changes on the guest's undo log, oldest first. Records that cannot be read are in the error;
 // the others are returned all the same.
 func (h *Host) Recorded(uuid string) ([]Change, error) {
+	changes, err := h.recorded(uuid)
+	return changes, errors.Join(err, h.unrestored[uuid])
+}
+
+func (h *Host) recorded(uuid string) ([]Change, error) {
 	if h.State == nil || uuid == "" {
 		return nil, nil
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+
+	"qemu-hook/journal"
 )
 
 // Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
@@ -76,6 +78,12 @@ func (h *Host) giveBack(ctx context.Context, uuid string) error {
 			if c.Kind() == pciDriverKind {
 				kept.Claim.PCI = append(kept.Claim.PCI, c.Subject())
 			}
+		}
+		if rerr == nil {
+			kept.Copies = slices.DeleteFunc(slices.Clone(kept.Copies), func(r journal.Record) bool {
+				c, err := decode(r)
+				return err == nil && !slices.ContainsFunc(rest, func(o Change) bool { return sameSubject(o, c) })
+			})
 		}
 		h.Ledger.Guests[uuid] = kept
 		err = errors.Join(err, rerr)

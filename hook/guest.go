@@ -15,25 +15,34 @@ import (
 // Process is a process that is known again.
 type Process = sysfs.Process
 
+// LibvirtCaller is the libvirt daemon that runs a process of this program.
+func LibvirtCaller(h sysfs.FS, pid int) Caller {
+	owner, err := LibvirtAncestor(h, pid)
+	return Caller{Owner: owner, Unseen: err}
+}
+
 // LibvirtAncestor returns the nearest ancestor of a process that is a libvirt daemon; nil if there is none, which
 // means that a person runs the hook.
-func LibvirtAncestor(h sysfs.FS, pid int) *Process {
+func LibvirtAncestor(h sysfs.FS, pid int) (*Process, error) {
 	const deepest = 64
 	for range deepest {
 		st, err := h.ProcessStat(pid)
-		if err != nil {
-			return nil
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
+			return nil, nil
+		case err != nil:
+			return nil, err
 		}
 		// NixOS wraps the daemon, and the name is cut at 15 characters: ".libvirtd-wrapp".
 		name := strings.TrimPrefix(st.Comm, ".")
 		if strings.HasPrefix(name, "libvirtd") || strings.HasPrefix(name, "virtqemud") {
-			return &Process{PID: pid, Start: st.Start}
+			return &Process{PID: pid, Start: st.Start}, nil
 		}
 		if pid = st.Parent; pid <= 1 {
-			return nil
+			break
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // pidFiles is where libvirt notes the process of each running guest, NAME.pid.
@@ -238,7 +247,7 @@ func (h *Host) Reconnect(ctx context.Context, uuid, name string, by Caller) erro
 	if by.Owner != nil {
 		g.Owner = by.Owner
 	}
-	errs := errors.Join(h.noteRuns(uuid, g), h.SaveLedger())
+	errs := errors.Join(by.Unseen, h.noteRuns(uuid, g), h.SaveLedger())
 	changes, err := h.Recorded(uuid)
 	errs = errors.Join(errs, err)
 	for _, c := range changes {

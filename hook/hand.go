@@ -107,7 +107,7 @@ func (h *Host) narrowHandClaim() error {
 	g.Claim.Units = slices.DeleteFunc(g.Claim.Units, func(u string) bool {
 		return slices.Contains(NVIDIAServices(), u) && !slices.Contains(part.Units, u)
 	})
-	return h.SaveLedger()
+	return h.CopyRecords(HandUUID)
 }
 
 // keepByHand moves the guest's changes to functions that stay on vfio to those that are bound by hand, with what is claimed
@@ -159,5 +159,5 @@ func (h *Host) keepByHand(uuid string) error {
 	for _, d := range stay {
 		h.Logf(Info, "%s: stays on vfio until qemu-hook unbind, as gpu.give_back says", d.Address)
 	}
-	return nil
+	return h.CopyRecords(HandUUID)
 }

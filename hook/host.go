@@ -34,6 +34,8 @@ type Host struct {
 	reporter reporter
 	// amend replaces the record of the change that is being made.
 	amend func(Change) error
+	// unrestored says what could not be put back on record, by UUID.
+	unrestored map[string]error
 	// undoing is the UUID of the guest whose changes are being undone.
 	undoing string
 	// stopping says whether the host shuts down; nil before it was asked.

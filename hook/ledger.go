@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"qemu-hook/cpuset"
+	"qemu-hook/journal"
 	"qemu-hook/sysfs"
 )
 
@@ -55,6 +56,8 @@ type Guest struct {
 	// Attended is set once transient units run beside it.
 	Attended bool  `json:"attended,omitempty"`
 	Claim    Claim `json:"claim"`
+	// Copies are the records of its undo log, in case somebody empties that.
+	Copies []journal.Record `json:"copies,omitempty"`
 	// Seconds is how long each step of its preparation took; kept only if somebody wants to know (metrics.textfile).
 	Seconds map[string]float64 `json:"seconds,omitempty"`
 }
@@ -64,6 +67,9 @@ type Caller struct {
 	ByHand bool `json:"by_hand,omitempty"`
 	// Owner is the libvirt daemon that called the hook and owes it a release; nil if there is none to be seen.
 	Owner *Process `json:"owner,omitempty"`
+	// Unseen is why it cannot be told whether there is one. Such a guest is not prepared: it would look like one that nobody
+	// releases, and recover could take its devices while QEMU starts.
+	Unseen error `json:"-"`
 }
 
 // A Claim is what one guest takes of what guests share.

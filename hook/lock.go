@@ -27,6 +27,7 @@ func (h *Host) Locked(ctx context.Context, holder string, newSlow func(lock *os.
 	}
 	h.Slow = newSlow(lock.File())
 	defer h.Slow.Close()
+	h.restoreLost()
 	return f()
 }
 

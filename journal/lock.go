@@ -74,7 +74,7 @@ func (d *Dir) take(ctx context.Context, dir *os.File) (*os.File, error) {
 	if err != nil {
 		e := &FileError{Op: "lock", Path: d.file(lockName), Err: err}
 		if err == unix.ELOOP || err == unix.EISDIR || err == unix.ENXIO {
-			e.Problem, e.Remedy = "it is no regular file", "rm "+e.Path
+			e.Problem, e.Remedy = "it is no regular file", "rm -r "+e.Path
 		}
 		return nil, e
 	}

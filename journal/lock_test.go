@@ -290,7 +290,7 @@ func TestLockFileIsLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := Open(dir, "b").Lock(within(t, time.Second), "x")
-	if err == nil || !strings.Contains(err.Error(), "rm "+dir+"/lock") {
+	if err == nil || !strings.Contains(err.Error(), "rm -r "+dir+"/lock") {
 		t.Errorf("error %v", err)
 	}
 	if _, err := os.Lstat(target); err == nil {

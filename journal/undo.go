@@ -17,9 +17,9 @@ import (
 
 // A Record is one entry of a guest's undo log.
 type Record struct {
-	Seq  int
-	Kind string
-	Data json.RawMessage
+	Seq  int             `json:"seq"`
+	Kind string          `json:"kind"`
+	Data json.RawMessage `json:"data"`
 }
 
 // An undo log is lines of "crc32hex json\n". The first is the header, the others are entries in the order of writing.
@@ -51,7 +51,7 @@ const (
 type undoLog struct {
 	boot    string
 	known   bool     // the header was read
-	records []Record // not struck, in the order of their adds
+	records []Record // not struck, by number
 	next    int      // number of the next record
 	lines   int      // complete ones, with the header
 	end     int64    // of the last complete line; what follows is torn
@@ -93,6 +93,8 @@ func parseLog(b []byte) *undoLog {
 		l.next = max(l.next, l.lines-1)
 	}
 	l.next++
+	// One that was put back stands behind its place.
+	slices.SortStableFunc(l.records, func(a, b Record) int { return a.Seq - b.Seq })
 	return l
 }
 
@@ -182,6 +184,15 @@ func (d *Dir) load(dir *os.File, name string) (*undoLog, error) {
 	return l, nil
 }
 
+// LogFile returns the path of the guest's undo log.
+func (d *Dir) LogFile(uuid string) string {
+	name, err := logName(uuid)
+	if err != nil {
+		return d.path
+	}
+	return d.file(name)
+}
+
 // Records returns the guest's records that are not struck, oldest first. Kinds are the caller's business. With a
 // damaged log it returns an error and what is readable all the same.
 func (d *Dir) Records(uuid string) (records []Record, err error) {
@@ -215,6 +226,16 @@ func (d *Dir) Append(uuid, kind string, data any) (int, error) {
 		return d.write(dir, name, l, opAdd, Record{Seq: seq, Kind: kind}, data)
 	})
 	return seq, err
+}
+
+// Restore adds a record that the log had before, in its old place. The lock is to be held.
+func (d *Dir) Restore(uuid string, r Record) error {
+	return d.edit(uuid, func(dir *os.File, name string, l *undoLog) error {
+		if slices.ContainsFunc(l.records, func(o Record) bool { return o.Seq == r.Seq }) {
+			r.Seq = l.next
+		}
+		return d.write(dir, name, l, opAdd, r, r.Data)
+	})
 }
 
 // Amend replaces the data of a record. The lock is to be held.

@@ -3,7 +3,9 @@ package test
 import (
 	"fmt"
 	"hash/crc32"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -113,6 +115,7 @@ func damaged(t *testing.T, l *life, file string, d damage, op string) {
 		t.Fatalf("%s ended with %d: %s", op, status, said)
 	}
 	names := strings.Contains(said, filepath.Join(l.root, file))
+	saysWhatToDo(t, op, said, filepath.Join(l.root, file))
 	// What says nothing to the lock's reader is written anew; a log whose last line was cut off never had it.
 	lock := strings.HasSuffix(file, "/lock")
 	regular := !strings.HasPrefix(d.name, "a ") || d.name == "a FIFO" // which is locked as well as a file is
@@ -155,6 +158,12 @@ func damaged(t *testing.T, l *life, file string, d damage, op string) {
 		return
 	}
 	// Put right, all goes on.
+	if _, command, ok := strings.Cut(said, "; rm "); ok {
+		command, _, _ = strings.Cut("rm "+command, "\n")
+		if out, err := exec.Command("sh", "-c", command).CombinedOutput(); err != nil {
+			t.Errorf("what it says does not work: %s: %v: %s", command, err, out)
+		}
+	}
 	l.model.Remove(file)
 	if strings.HasSuffix(file, hook.RefusalsDocument) {
 		l.home([]string{"release"}, op)
@@ -163,6 +172,30 @@ func damaged(t *testing.T, l *life, file string, d damage, op string) {
 	l.model.SetFile(file, string(whole))
 	l.model.SetOwner(file, 0, 0, 0o600)
 	l.home([]string{[]string{"release", "recover"}[len(d.name)%2]}, op)
+}
+
+// saysWhatToDo fails the test unless each message about a file has, behind what is the matter, a command or an act. The last line
+// to libvirt may be the beginning of a message that stands above it.
+func saysWhatToDo(t *testing.T, op, said, file string) {
+	t.Helper()
+	acts := []string{
+		"rm ", "mv ", "install that version again", "use the version that made it", "undo that one by hand, then remove the file",
+	}
+	lines := strings.Split(said, "\n")
+	for i, line := range lines {
+		if !strings.Contains(line, file) {
+			continue
+		}
+		_, begins, counted := strings.Cut(line, " reasons, the first: ")
+		if !counted {
+			begins = line
+		}
+		stands := func(above string) bool { return len(above) > len(begins) && strings.HasPrefix(above, begins) }
+		_, remedy, _ := strings.Cut(line, "; ")
+		if !slices.ContainsFunc(acts, func(act string) bool { return strings.Contains(remedy, act) }) && !slices.ContainsFunc(lines[:i], stands) {
+			t.Errorf("%s does not say what to do: %s", op, line)
+		}
+	}
 }
 
 // sealed is a line of an undo log.

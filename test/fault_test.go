@@ -60,3 +60,42 @@ func TestFaultsOfARunningGuest(t *testing.T) {
 	})
 	t.Logf("%d faults", faults.Load())
 }
+
+// A daemon that cannot be seen gets no guest prepared, which nobody would be known to release; its other events are as ever.
+func TestUnseenDaemon(t *testing.T) {
+	t.Parallel()
+	b := newBus(t)
+	l := newLife(t, pair{host: "fern", domain: "win11"}, b)
+	stat := fmt.Sprintf("/proc/%d/stat", os.Getpid())
+	whole, err := l.model.FS().ReadFile(stat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hide := func() {
+		l.model.Remove(stat)
+		l.model.SetFile(stat+"/x", "")
+	}
+	show := func() {
+		l.model.Remove(stat)
+		l.model.SetFile(stat, string(whole))
+		l.model.SetOwner(stat, 0, 0, 0o444)
+	}
+	before := l.snapshot()
+	hide()
+	status, stderr := l.call("prepare")
+	lastLineIsShort(t, stderr)
+	if status != 1 || !strings.Contains(stderr, stat) {
+		t.Errorf("prepare ended with %d: %s", status, stderr)
+	}
+	show()
+	if diff := l.differs(before); diff != "" {
+		t.Errorf("the host is not as before:\n%s", diff)
+	}
+	l.do("prepare", "begins")
+	hide()
+	l.do("started", "reconnect", "ends", "release")
+	show()
+	if diff := l.differs(before); diff != "" {
+		t.Errorf("the host is not as before:\n%s", diff)
+	}
+}

@@ -54,8 +54,7 @@ func handleEvent(o options, ev hook.Event) (status int) {
 	if n.Guest.Name == "" {
 		n.Guest.Name = ev.Guest
 	}
-	by := hook.Caller{Owner: hook.LibvirtAncestor(h.FS, os.Getppid())}
-	return eventStatus(ev, act(h, o, ev.Op, n, by))
+	return eventStatus(ev, act(h, o, ev.Op, n, hook.LibvirtCaller(h.FS, os.Getppid())))
 }
 
 // acts reports whether an operation has anything to do with this program.

@@ -321,8 +321,8 @@ func libvirtDaemon(h *hook.Host) (*hook.Process, time.Time) {
 		if err != nil {
 			continue
 		}
-		p := hook.LibvirtAncestor(h.FS, pid)
-		if p == nil || p.PID != pid {
+		p, err := hook.LibvirtAncestor(h.FS, pid)
+		if err != nil || p == nil || p.PID != pid {
 			continue // the number is somebody else's by now
 		}
 		if since, err := h.StartTime(*p); err == nil {

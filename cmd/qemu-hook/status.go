@@ -187,6 +187,11 @@ func (s *statusReport) addGuest(h *hook.Host, uuid string) {
 	}
 	changes, err := h.Recorded(uuid)
 	s.problem(err)
+	lost, err := h.Lost(uuid)
+	s.problem(err)
+	if len(lost) > 0 {
+		s.Problems = append(s.Problems, h.DescribeLost(uuid, lost))
+	}
 	for _, c := range changes {
 		row.Changes = append(row.Changes, changeRow{c.Kind(), c.String()})
 		if err := c.Verify(h); err != nil {

@@ -136,7 +136,7 @@ func TestReleaseByHandWhileStarting(t *testing.T) {
 	before := r.snapshot()
 	r.model.AddProcess(sysfstest.Process{PID: 4000, Comm: "libvirtd", Cgroup: "/system.slice/libvirtd.service"})
 	err := r.locked(func(h *hook.Host) error {
-		_, err := prepare.Run(context.Background(), h, n, hook.Caller{Owner: hook.LibvirtAncestor(h.FS, 4000)})
+		_, err := prepare.Run(context.Background(), h, n, hook.LibvirtCaller(h.FS, 4000))
 		return err
 	})
 	if err != nil {

@@ -80,7 +80,7 @@ func (m *orderMachine) settled() {
 
 // daemonCaller is libvirtd.
 func (m *orderMachine) daemonCaller() hook.Caller {
-	return hook.Caller{Owner: hook.LibvirtAncestor(m.r.model.FS(), m.daemon)}
+	return hook.LibvirtCaller(m.r.model.FS(), m.daemon)
 }
 
 // refuses reports whether the guest is to be refused: certainly, or possibly, as nobody knows what a killed call has left.

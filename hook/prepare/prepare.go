@@ -146,7 +146,9 @@ func Run(ctx context.Context, h *hook.Host, n *domain.Needs, by hook.Caller) (wa
 		return nil, err
 	}
 	var plan *Plan
-	if err = runBefore(ctx, h, n, by); err == nil {
+	if by.Unseen != nil {
+		err = fmt.Errorf("cannot tell which libvirt daemon starts %s, and so who will release it: %w; start it again", n.Guest.Name, by.Unseen)
+	} else if err = runBefore(ctx, h, n, by); err == nil {
 		plan, err = planAfresh(ctx, h, n)
 	}
 	if err == nil {
@@ -336,6 +338,9 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 	}
 	// Once the guest's functions have left their drivers, those have no interrupts to move.
 	if err := h.Make(ctx, uuid, plan.Changes); err != nil {
+		return warnings, err
+	}
+	if err := h.CopyRecords(uuid); err != nil {
 		return warnings, err
 	}
 	if err := verifyGroups(h, n); err != nil {

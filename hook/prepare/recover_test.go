@@ -2,6 +2,7 @@ package prepare_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/hook/release"
+	"qemu-hook/sysfs"
 	"qemu-hook/sysfs/sysfstest"
 )
 
@@ -37,16 +39,16 @@ func (r *rig) recovered(name string) []release.Recovery {
 func (r *rig) prepareFor(n *domain.Needs) *hook.Process {
 	r.t.Helper()
 	r.model.AddProcess(sysfstest.Process{PID: daemonPID, Comm: "libvirtd", Cmdline: []string{"/usr/sbin/libvirtd"}})
-	var owner *hook.Process
+	var by hook.Caller
 	err := r.locked(func(h *hook.Host) error {
-		owner = hook.LibvirtAncestor(h.FS, daemonPID)
-		_, err := prepare.Run(context.Background(), h, n, hook.Caller{Owner: owner})
+		by = hook.LibvirtCaller(h.FS, daemonPID)
+		_, err := prepare.Run(context.Background(), h, n, by)
 		return err
 	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return owner
+	return by.Owner
 }
 
 func (r *rig) standing(n *domain.Needs) hook.Standing {
@@ -319,4 +321,45 @@ func TestReleasedInVain(t *testing.T) {
 	}
 	r.model.RemoveProcess(daemonPID)
 	r.wantAsBefore(before, "after recover")
+}
+
+// Whatever look for the daemon that calls the hook fails: a guest for which nobody would be seen to owe a release is not prepared, as
+// recover could take its devices before QEMU has started. That a process is gone is no failure.
+func TestUnseenDaemon(t *testing.T) {
+	const shell, hookPID = 901, 902 // between the daemon and the hook
+	faults := 0
+	for _, pid := range []int{daemonPID, shell, hookPID} {
+		for _, errno := range answers(opRead) {
+			faults++
+			t.Run(fmt.Sprintf("%d/%v", pid, errno), func(t *testing.T) {
+				r := newRig(t, "server")
+				for p, comm := range map[int]string{daemonPID: "libvirtd", shell: "sh", hookPID: "qemu-hook"} {
+					r.model.AddProcess(sysfstest.Process{PID: p, Comm: comm, Cmdline: []string{comm}})
+					r.model.SetFile(fmt.Sprintf("/proc/%d/stat", p), fmt.Sprintf("%d (%s) S %d%s\n", p, comm, p-1, strings.Repeat(" 0", 48)))
+				}
+				before := r.snapshot()
+				g := serverGuest(1, "0000:41:00", cpuList(t, "4-7"), 100, 1)
+				f := newFaulty(&fault{operation{kind: opRead, path: fmt.Sprintf("/proc/%d/stat", pid)}, ever, errno})
+				r.door = func(k sysfs.Kernel) sysfs.Kernel { return faultyKernel{k, f} }
+				err := r.locked(func(h *hook.Host) error {
+					_, err := prepare.Run(context.Background(), h, g, hook.LibvirtCaller(h.FS, hookPID))
+					return err
+				})
+				r.door = nil
+				if f.hit == 0 {
+					t.Fatal("nobody looks")
+				}
+				if err == nil || !strings.Contains(err.Error(), f.fault.path) || !strings.Contains(err.Error(), "start it again") {
+					t.Errorf("prepare says %v", err)
+				}
+				r.wantAsBefore(before, "refused")
+			})
+		}
+	}
+	t.Run("gone", func(t *testing.T) {
+		if by := hook.LibvirtCaller(newRig(t, "server").model.FS(), hookPID); by.Unseen != nil || by.Owner != nil {
+			t.Errorf("the caller is %+v", by)
+		}
+	})
+	t.Logf("%d faults", faults)
 }

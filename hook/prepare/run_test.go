@@ -2,6 +2,7 @@ package prepare_test
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -125,6 +126,55 @@ func TestOwnCommandOfOthers(t *testing.T) {
 			}
 			r.wantAsBefore(before, "after the refusal")
 		})
+	}
+}
+
+// Killed while a command runs, the program has run what is to run afterwards by the time the host is as before: once if it was not
+// that one which it did not see the end of.
+func TestKilledInOwnCommand(t *testing.T) {
+	for _, dies := range []string{"/usr/local/sbin/first", "/usr/local/sbin/last"} {
+		for _, home := range []string{"release", "recover"} {
+			t.Run(dies[len("/usr/local/sbin/"):]+"/"+home, func(t *testing.T) {
+				r := newRig(t, "fern")
+				n := loadNeeds(t, "demo")
+				ran := map[string]int{}
+				for _, name := range []string{"/usr/local/sbin/first", "/usr/local/sbin/last"} {
+					r.model.AddProgram(name, func(_, _ []string) (string, int) {
+						if ran[name]++; name == dies && ran[name] == 1 {
+							panic(errKilled)
+						}
+						return "", 0
+					})
+				}
+				before := r.snapshot()
+				r.configure(`run = [{before = ["/usr/local/sbin/first"], after = ["/usr/local/sbin/last"]}]`)
+				if !killed(func() {
+					if err := r.prepare(n); err != nil {
+						t.Error(err)
+					}
+					if err := r.release(n); err != nil {
+						t.Error(err)
+					}
+				}) {
+					t.Fatal("it was not killed")
+				}
+				if home == "release" {
+					if err := r.release(n); err != nil {
+						t.Error(err)
+					}
+				} else if all := r.recovered(n.Guest.Name); len(all) != 1 || all[0].Err != nil {
+					t.Errorf("recover: %+v", all)
+				}
+				want := map[string]int{"/usr/local/sbin/first": 1, "/usr/local/sbin/last": 1}
+				if dies == "/usr/local/sbin/last" {
+					want[dies] = 2
+				}
+				if !maps.Equal(ran, want) {
+					t.Errorf("how often each has run: %v, want %v", ran, want)
+				}
+				r.wantAsBefore(before, "at the end")
+			})
+		}
 	}
 }
 

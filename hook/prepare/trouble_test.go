@@ -264,7 +264,7 @@ func TestDaemonOwesARelease(t *testing.T) {
 	r := newRig(t, "fern")
 	n := loadNeeds(t, "win11")
 	r.model.AddProcess(sysfstest.Process{PID: 900, Comm: ".libvirtd-wrapp", Cmdline: []string{"libvirtd"}})
-	owner := hook.LibvirtAncestor(r.model.FS(), 900)
+	owner := hook.LibvirtCaller(r.model.FS(), 900).Owner
 	if owner == nil || owner.PID != 900 {
 		t.Fatalf("the wrapped daemon is %v", owner)
 	}
