@@ -16,7 +16,7 @@ import (
 // seededMistakes is how many there are in tests/mutants, and caught how many of them the tiers T0 to T1b have to see.
 const seededMistakes, caught = 20, 18
 
-// TestMutants seeds a mistake at a time in a copy of the module and runs these tests there. A few by default; all of them with
+// TestMutants seeds a mistake at a time in a copy of the module and runs these tests there. A few by default; all of them in CI and with
 // QEMU_HOOK_LONG=1.
 func TestMutants(t *testing.T) {
 	if os.Getenv(programEnv) != "" {
@@ -31,7 +31,7 @@ func TestMutants(t *testing.T) {
 		t.Errorf("%d mistakes are seeded, want %d", len(patches), seededMistakes)
 	}
 	least := caught
-	if !mode.Long() {
+	if !mode.Long() && !mode.Strict() {
 		// Of each kind one: in Nix, in a value, in a script, in what is rendered.
 		var few []string
 		for i := 0; i < len(patches); i += 5 {
