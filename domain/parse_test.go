@@ -122,8 +122,8 @@ func TestUnread(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for _, test := range []struct{ name, doc, want string }{
-		{"empty", " \n", "the domain XML is empty: libvirt sends it on stdin; by hand give --xml FILE"},
-		{"text", "hello", "line 1: it has no element"},
+		{"empty", " \n", "the domain XML is empty; libvirt sends it on standard input, by hand it is what virsh dumpxml NAME prints"},
+		{"text", "hello", "line 1: it has no element; give what virsh dumpxml NAME prints"},
 		{"another root", "<network/>", "the root element is <network>, not <domain>"},
 		{"two roots", "<domain/>\n<domain/>", "line 2: <domain> follows the end of the document"},
 		{"cut short", "<domain>\n<name>x", "line 2: it is not well-formed: unexpected EOF"},

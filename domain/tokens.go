@@ -82,7 +82,7 @@ func readBounded(r io.Reader) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read the domain XML: it is larger than %d MiB, which no domain is", maxBytes>>20)
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
-		return nil, errors.New("the domain XML is empty: libvirt sends it on stdin; by hand give --xml FILE")
+		return nil, errors.New("the domain XML is empty; libvirt sends it on standard input, by hand it is what virsh dumpxml NAME prints")
 	}
 	for rest := data; ; {
 		i := bytes.IndexByte(rest, '<')
@@ -134,7 +134,7 @@ func (x *reader) root(pick handler) error {
 		tok, err := x.dec.Token()
 		if errors.Is(err, io.EOF) {
 			if !seen {
-				return errors.New("it has no element")
+				return errors.New("it has no element; give what virsh dumpxml NAME prints")
 			}
 			return nil
 		}

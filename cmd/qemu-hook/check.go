@@ -28,10 +28,15 @@ func runCheck(o options, args []string) error {
 		if h.Config, err = loadConfig(h, o); err != nil {
 			return err
 		}
-		if err := printFindings(lookAround(ctx, h, o, nil)); err != nil {
+		found := lookAround(ctx, h, o, nil)
+		if err := printFindings(found); err != nil {
 			return err
 		}
-		out("nothing is in the way of qemu-hook; a guest: qemu-hook check NAME")
+		if len(found) > 0 {
+			out("no more than advice; a guest: qemu-hook check NAME")
+		} else {
+			out("nothing is in the way of qemu-hook; a guest: qemu-hook check NAME")
+		}
 		return nil
 	}
 	h, n, p, err := planOf(o, args)
@@ -48,13 +53,18 @@ func runCheck(o options, args []string) error {
 		hintf("%s would not start; qemu-hook plan shows the rest", p.Guest.Name)
 		return errSaid
 	}
-	for _, a := range p.Advice(ctx, h) {
+	advice, found := p.Advice(ctx, h), lookAround(ctx, h, o, n)
+	for _, a := range advice {
 		out("advice: %s", a)
 	}
-	if err := printFindings(lookAround(ctx, h, o, n)); err != nil {
+	if err := printFindings(found); err != nil {
 		return err
 	}
-	out("%s: nothing is in the way", p.Guest.Name)
+	if len(p.Warnings)+len(advice)+len(found) > 0 {
+		out("%s: no more than warnings and advice", p.Guest.Name)
+	} else {
+		out("%s: nothing is in the way", p.Guest.Name)
+	}
 	return nil
 }
 

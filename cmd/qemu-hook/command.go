@@ -97,12 +97,20 @@ func runCommand(o options, args []string) int {
 		copyOut(c.help())
 		return 0
 	case err != nil:
-		return fail(usageError(fmt.Sprintf("%s: %v", c.name, err)))
+		return c.fail(usageError(fmt.Sprintf("%s: %v", c.name, err)))
 	}
 	if err := c.run(o, rest); err != nil {
-		return fail(err)
+		return c.fail(err)
 	}
 	return 0
+}
+
+func (c command) fail(err error) int {
+	var usage usageError
+	if errors.As(err, &usage) && c.name != "help" {
+		return failUsage(usage, "qemu-hook help "+c.name+" says what it takes")
+	}
+	return fail(err)
 }
 
 // flagSet returns the command's flags. The usage of one that takes a value is the value's name.
@@ -192,17 +200,23 @@ func runOp(op string) func(options, []string) error {
 		} else if n, err = recordedGuest(h, o, name); err != nil {
 			return err
 		}
-		if op == "release" && !onRecord(h) {
+		nothing := op != "prepare" && !holds(h, n.Guest.UUID)
+		if nothing && !onRecord(h) {
 			out("%s holds nothing", n.Guest.Name)
 			return nil
 		}
 		warnOnStderr(h)
 		stop := showProgress(h)
 		err = act(h, o, op, n, hook.Caller{ByHand: true})
-		if stop(); err != nil {
+		stop()
+		switch {
+		case err != nil:
 			return err
+		case nothing:
+			out("%s holds nothing", n.Guest.Name)
+		default:
+			out("%s: %s done", n.Guest.Name, op)
 		}
-		out("%s: %s done", n.Guest.Name, op)
 		return nil
 	}
 }

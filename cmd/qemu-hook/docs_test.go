@@ -352,6 +352,21 @@ complete -c qemu-hook -l root -x -a '(__fish_complete_directories)' -d 'a root d
 	return b.String()
 }
 
+// TestUsageFlags looks for each command's flags in the help of all.
+func TestUsageFlags(t *testing.T) {
+	n := 0
+	for _, c := range commands() {
+		names, takes := commandFlags(c)
+		for _, f := range names {
+			n++
+			if !strings.Contains(usage(), "\n  "+strings.TrimSpace("--"+f+" "+takes[f])+" ") {
+				t.Errorf("the help does not say what --%s is, which %s takes", f, c.name)
+			}
+		}
+	}
+	t.Logf("%d flags", n)
+}
+
 // tool returns a program that a test needs.
 func tool(t *testing.T, name string) string {
 	t.Helper()

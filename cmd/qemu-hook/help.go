@@ -25,6 +25,7 @@ Flags, before or after the name:
   --config FILE  the configuration, instead of /etc/qemu-hook/config.toml
   --root DIR     take DIR for / : /sys, /proc, /dev, /run and /etc are looked for below it
   --json         for programs: plan, needs, status, log, holders, groups, topology
+  --svg FILE     topology: draw it into FILE ("-" is standard output)
   --config-only  check: read the configuration alone, whoever owns it
   --all          log: all that is remembered
   --follow       log: what comes, as it comes

@@ -52,8 +52,8 @@ func openXML(h sysfs.FS, o options, name string) (r io.ReadCloser, from string, 
 	case stdinHasBytes():
 		return io.NopCloser(os.Stdin), "standard input", nil
 	case name == "":
-		return nil, "", usageError("no guest is named and standard input brings no domain XML; " +
-			"try: virsh dumpxml GUEST | qemu-hook …, or --xml FILE")
+		return nil, "", usageError("no guest is named, and standard input brings no domain XML; " +
+			"give NAME, or --xml FILE, or: virsh dumpxml GUEST | qemu-hook …")
 	}
 	if strings.Contains(name, "/") {
 		return nil, "", fmt.Errorf("%q is no guest's name: libvirt allows no slash", name)

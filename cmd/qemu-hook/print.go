@@ -33,14 +33,18 @@ func fail(err error) int {
 	case errors.Is(err, errSaid):
 		return 1
 	case errors.As(err, &usage):
-		errorf("%s", usage)
-		hintf("qemu-hook help lists the commands")
-		return 2
+		return failUsage(usage, "qemu-hook help lists the commands")
 	}
 	for _, r := range reasons(err) {
 		errorf("%s", r)
 	}
 	return 1
+}
+
+func failUsage(usage usageError, hint string) int {
+	errorf("%s", usage)
+	hintf("%s", hint)
+	return 2
 }
 
 // reasons are the sentences that an error holds, one for each line. What several parts of the work failed for is said once.

@@ -64,6 +64,11 @@ func writeOut(file, text string) error {
 		return nil
 	}
 	if err := renameio.WriteFile(file, []byte(text), 0o644); err != nil {
+		// Of the name that it is written under first nobody knows.
+		var named *fs.PathError
+		if errors.As(err, &named) {
+			err = named.Err
+		}
 		return fmt.Errorf("cannot write %s: %w", file, err)
 	}
 	out("%s is written", file)
