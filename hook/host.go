@@ -28,6 +28,8 @@ type Host struct {
 	Log func(Severity, string)
 	// Event is what is under way, for the log.
 	Event LogFields
+	// Confined says that this process may do less than root may: programs of others are systemd's to run.
+	Confined bool
 	// Watch is told of the step at work and what it is about; of none at its end.
 	Watch func(step, about string)
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -292,7 +293,9 @@ func (s *settling) is(key string, now, set cpuset.Set) bool {
 func (s *settling) settle(ctx context.Context) error {
 	if s.changed {
 		if err := s.h.SaveLedger(); err != nil {
-			return errors.Join(s.errs, err)
+			s.errs = errors.Join(s.errs, err)
+			// What was there before needs no note: whoever comes next finds it as it is to be.
+			s.writes = slices.DeleteFunc(s.writes, func(key string) bool { m := s.masks[key]; return !m.Now.Equal(m.Was) })
 		}
 	}
 	changed := false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"path"
 	"slices"
 	"strings"
@@ -11,10 +12,14 @@ import (
 	"time"
 
 	"qemu-hook/sysfs"
+	"qemu-hook/systemd"
 	"qemu-hook/text"
 )
 
 const ownCommandKind = "command"
+
+// freeMargin is for systemd to start a command, and to end one whose time is up.
+const freeMargin = 10 * time.Second
 
 // An OwnCommand runs a program of the administrator's before a guest is prepared, and another one after it was given back. They
 // are given no shell, and the guest's name, its UUID and the operation in the environment.
@@ -77,14 +82,19 @@ func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operati
 	if why := h.UntrustedProgram(command[0]); why != "" {
 		return fmt.Errorf("cannot run %s for %s: %s", command[0], c.Guest, why)
 	}
+	env := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin", "LC_ALL=C.UTF-8",
+		"QEMU_HOOK_GUEST=" + c.Guest, "QEMU_HOOK_UUID=" + c.UUID, "QEMU_HOOK_OPERATION=" + operation,
+	}
+	if h.Confined {
+		if there, err := h.HasSystemd(); err != nil || there {
+			return c.runFree(ctx, h, command, operation, env)
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
 	defer cancel()
 	out, err := h.Execute(ctx, sysfs.Program{
-		Path: command[0], Args: command[1:], Stderr: true,
-		Env: []string{
-			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin", "LC_ALL=C.UTF-8",
-			"QEMU_HOOK_GUEST=" + c.Guest, "QEMU_HOOK_UUID=" + c.UUID, "QEMU_HOOK_OPERATION=" + operation,
-		},
+		Path: command[0], Args: command[1:], Stderr: true, Env: env,
 	})
 	said := lastLine(string(out))
 	switch {
@@ -92,6 +102,27 @@ func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operati
 		return fmt.Errorf("%s for %s has not ended within its deadline of %s and was killed", command[0], c.Guest, c.Deadline)
 	case err != nil && said != "":
 		return fmt.Errorf("%s for %s failed: %s", command[0], c.Guest, said)
+	case err != nil:
+		return fmt.Errorf("cannot run %s for %s: %w", command[0], c.Guest, err)
+	}
+	h.Logf(Info, "%s has run for %s", command[0], c.Guest)
+	return nil
+}
+
+// runFree has systemd run a command, without the confinement of this process. The unit is named after the command, so that one which is
+// at work still, as the process that waited for it was killed, is waited for and not run beside itself.
+func (c *OwnCommand) runFree(ctx context.Context, h *Host, command []string, operation string, env []string) error {
+	sum := crc32.ChecksumIEEE([]byte(operation + "\x00" + strings.Join(command, "\x00")))
+	unit := fmt.Sprintf("qemu-hook-run-%s-%08x.service", c.UUID, sum)
+	ctx, cancel := context.WithTimeout(ctx, c.Deadline+freeMargin)
+	defer cancel()
+	err := h.Systemd.StartTransient(ctx, systemd.Transient{
+		Name: unit, Description: fmt.Sprintf("%s for guest %s", command[0], c.Guest), Exec: command, Environment: env, Within: c.Deadline,
+	})
+	var failed *systemd.JobError
+	switch {
+	case errors.As(err, &failed):
+		return fmt.Errorf("%s for %s failed, or has not ended within its deadline of %s; see journalctl -u %s", command[0], c.Guest, c.Deadline, unit)
 	case err != nil:
 		return fmt.Errorf("cannot run %s for %s: %w", command[0], c.Guest, err)
 	}

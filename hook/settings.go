@@ -181,7 +181,9 @@ func (h *Host) settleSettings(ctx context.Context, ours func(file string) bool) 
 	})
 	if changed {
 		if err := h.SaveLedger(); err != nil {
-			return errors.Join(errs, err)
+			errs = errors.Join(errs, err)
+			// What was there before needs no note: whoever comes next finds it as it is to be.
+			todo = slices.DeleteFunc(todo, func(file string) bool { b := h.Ledger.Settings[file]; return b.Want != b.Was })
 		}
 	}
 	changed = false

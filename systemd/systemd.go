@@ -30,8 +30,9 @@ type Manager interface {
 	// unit's failures, starts it and waits. Both fail with a [JobError] if the job does not end well.
 	StopUnit(ctx context.Context, unit string) error
 	StartUnit(ctx context.Context, unit string) error
-	// StartTransient has systemd start a service that it forgets when it ends, and waits until the program is executed; a
-	// [JobError] says that it could not be. One of that name that is there already is left: no error.
+	// StartTransient has systemd start a service that it forgets when it ends, and waits until the program is executed, or has
+	// ended; a [JobError] says that it could not be, or has failed. One of that name that is there already is left: no error, but
+	// that its end is waited for.
 	StartTransient(ctx context.Context, u Transient) error
 	// Stopping reports whether the host shuts down.
 	Stopping(ctx context.Context) (bool, error)

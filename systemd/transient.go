@@ -18,6 +18,9 @@ import (
 // unitExists is what systemd answers when a unit that is to be made is there.
 const unitExists = "org.freedesktop.systemd1.UnitExists"
 
+// stopTimeout is how long a program whose time is up has to end by itself.
+const stopTimeout = 2 * time.Second
+
 // A Transient is a service that has no unit file.
 type Transient struct {
 	Name, Description string        // "qemu-hook-attend-UUID.service"
@@ -25,6 +28,8 @@ type Transient struct {
 	BindsTo           string        // a unit with which it ends; "" for none
 	RuntimeMax        time.Duration // after which it is ended; 0 for no bound
 	Environment       []string      // "KEY=value"
+	// Within is how long the program may take to end, where that is waited for; 0 where it is to run on.
+	Within time.Duration
 }
 
 // StartTransient implements [Manager].
@@ -37,10 +42,17 @@ func (m *manager) StartTransient(ctx context.Context, u Transient) error {
 		_, err := c.StartTransientUnitContext(ctx, u.Name, "fail", u.properties(), done)
 		return err
 	}, "done")
-	if answers(err, unitExists) {
+	switch {
+	case !answers(err, unitExists):
+		return err
+	case u.Within == 0:
 		return nil
 	}
-	return err
+	// It is at work: systemd makes one job of the two.
+	return m.job(ctx, "start", u.Name, func(c *connection, done chan<- string) error {
+		_, err := c.StartUnitContext(ctx, u.Name, "replace", done)
+		return err
+	}, "done")
 }
 
 func (u Transient) check() error {
@@ -49,8 +61,8 @@ func (u Transient) check() error {
 		return errors.New("the name of a service ends in .service")
 	case len(u.Exec) == 0 || !path.IsAbs(u.Exec[0]):
 		return fmt.Errorf("%q does not begin with a program's absolute path", u.Exec)
-	case u.RuntimeMax < 0:
-		return fmt.Errorf("it would have to end after %v", u.RuntimeMax)
+	case u.RuntimeMax < 0 || u.Within < 0:
+		return fmt.Errorf("it would have to end after %v", min(u.RuntimeMax, u.Within))
 	}
 	return nil
 }
@@ -61,10 +73,14 @@ func (u Transient) properties() []sd.Property {
 	set := func(name string, value any) sd.Property {
 		return sd.Property{Name: name, Value: dbus.MakeVariant(value)}
 	}
+	kind := "exec" // so that a program that cannot be executed fails the start
+	if u.Within > 0 {
+		kind = "oneshot" // the start is done when the program is
+	}
 	p := []sd.Property{
 		set("Description", u.Description),
 		set("Slice", "system.slice"),
-		set("Type", "exec"), // so that a program that cannot be executed fails the start
+		set("Type", kind),
 		sd.PropExecStart(literal(u.Exec), false),
 		set("CollectMode", "inactive-or-failed"),
 		set("StandardOutput", "journal"),
@@ -75,6 +91,10 @@ func (u Transient) properties() []sd.Property {
 	}
 	if u.RuntimeMax > 0 {
 		p = append(p, set("RuntimeMaxUSec", uint64(u.RuntimeMax.Microseconds())))
+	}
+	if u.Within > 0 {
+		p = append(p, set("TimeoutStartUSec", uint64(u.Within.Microseconds())), set("TimeoutStopUSec", uint64(stopTimeout.Microseconds())),
+			set("KillMode", "process")) // what it leaves running stays
 	}
 	if len(u.Environment) > 0 {
 		p = append(p, set("Environment", u.Environment))

@@ -312,3 +312,43 @@ func TestScopeGone(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A service that is to end is waited for: well or badly, and one that is at work already, as after a connection that broke, too.
+func TestTransientThatEnds(t *testing.T) {
+	f := newFake()
+	address := systemdtest.Serve(t, f)
+	m := client(t, address)
+	u := systemd.Transient{Name: "run.service", Exec: []string{"/bin/true"}, Within: 30 * time.Second, Environment: []string{"A=b"}}
+	if err := m.StartTransient(within(t, 10*time.Second), u); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]systemd.Transient{u}, f.transients(), cmpopts.EquateEmpty()); diff != "" {
+		t.Error(diff)
+	}
+	// It is there, and has ended by the time its end is asked for: how, nobody knows.
+	if err := m.StartTransient(within(t, 10*time.Second), u); !systemd.Gone(err) {
+		t.Errorf("error %v", err)
+	}
+	f.asked()
+	f.mu.Lock()
+	f.states = map[string]state{u.Name: {"loaded", "activating", 0}}
+	f.mu.Unlock()
+	if err := m.StartTransient(within(t, 10*time.Second), u); err != nil {
+		t.Error(err)
+	}
+	if got, want := f.asked(), []string{"transient run.service", "start run.service"}; !slices.Equal(got, want) {
+		t.Errorf("systemd was asked to %q, want %q", got, want)
+	}
+	f.mu.Lock()
+	f.results = []string{"failed"}
+	f.mu.Unlock()
+	var job *systemd.JobError
+	u.Name = "other.service"
+	if err := m.StartTransient(within(t, 10*time.Second), u); !errors.As(err, &job) || job.Result != "failed" {
+		t.Errorf("error %v", err)
+	}
+	u.Within = -1
+	if err := m.StartTransient(within(t, 10*time.Second), u); err == nil || !strings.Contains(err.Error(), "it would have to end after") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -3,6 +3,8 @@ package test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"qemu-hook/cpuset"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/sysfs/sysfstest/fusetest"
 	"qemu-hook/systemd/systemdtest"
 )
 
@@ -265,5 +268,43 @@ func TestNoDBus(t *testing.T) {
 	x.mustDo(win11, "release")
 	if diff := x.differs(before); diff != "" {
 		t.Errorf("the host is not as before:\n%s", diff)
+	}
+}
+
+// The unit that recovers may do less than root: what it runs for the administrator is systemd's to run, without that confinement.
+func TestOwnCommandOfTheConfined(t *testing.T) {
+	t.Parallel()
+	setpriv, err := exec.LookPath("setpriv")
+	if err != nil {
+		fusetest.Lacking(t, "setpriv is not there")
+	}
+	const program = "/usr/local/sbin/last"
+	b := newBus(t)
+	for _, confined := range []bool{false, true} {
+		t.Run(fmt.Sprintf("confined=%v", confined), func(t *testing.T) {
+			l := newLife(t, pair{host: "fern", domain: "win11"}, b)
+			ran := 0
+			l.model.AddProgram(program, func(_, _ []string) (string, int) {
+				ran++
+				return "", 0
+			})
+			l.before = l.snapshot().Without(fmt.Sprint("/proc/", os.Getpid()))
+			l.writeConfig(fmt.Sprintf("[[guest.%s.run]]\nafter = [%q]\n", l.g.name, program))
+			l.do("prepare", "orphaned")
+			var units []string
+			l.model.OnChange(func(c sysfstest.Change) error {
+				if strings.HasPrefix(c.Value, "StartTransient "+program) {
+					units = append(units, c.Path)
+				}
+				return nil
+			})
+			if confined {
+				l.wrap = []string{setpriv, "--no-new-privs"}
+			}
+			l.home([]string{"recover"}, "orphaned")
+			if ran != 1 || confined != (len(units) == 1) {
+				t.Errorf("it has run %d times, as the units %q", ran, units)
+			}
+		})
 	}
 }

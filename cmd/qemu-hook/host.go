@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
+	"golang.org/x/sys/unix"
 
 	"qemu-hook/hook"
 	state "qemu-hook/journal"
@@ -48,11 +49,20 @@ func newHost(o options) (*hook.Host, error) {
 		Config:  hook.DefaultConfig(),
 		Ledger:  &hook.Ledger{Guests: map[string]*hook.Guest{}},
 		Now:     func() time.Time { return time.Now().UTC() },
+
+		Confined: confined(),
 	}
 	if o.root == "" {
 		h.Log = func(s hook.Severity, msg string) { journalLog(s, msg, h.Event) }
 	}
 	return h, nil
+}
+
+// confined reports whether this process was started with less than root's rights, as qemu-hook-recover.service starts it: that one
+// may not gain any is the mark, as it goes with every such confinement of systemd's.
+func confined() bool {
+	set, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
+	return err == nil && set == 1
 }
 
 // journalLog sends a message to the journal; without one it is lost, as libvirt keeps nothing of a hook that succeeds.

@@ -926,9 +926,11 @@ func TestBusyWithFaults(t *testing.T) {
 			t.Parallel()
 			r := busy(t, test.edits...)
 			r.configure(test.config)
-			r.config.GPU.Deadline = 50 * time.Millisecond
+			patient := r.config.GPU.Deadline
+			r.config.GPU.Deadline = 50 * time.Millisecond // what is refused is waited for
 			t.Run("prepare", func(t *testing.T) { refuseEachWriteOfPrepare(t, r, test.needs) })
 			t.Run("release", func(t *testing.T) { refuseEachWriteOfRelease(t, r, test.needs) })
+			r.config.GPU.Deadline = patient
 			t.Run("killed", func(t *testing.T) { killAtEachWrite(t, r, test.needs) })
 		})
 	}

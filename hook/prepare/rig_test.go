@@ -65,6 +65,8 @@ type rig struct {
 	inline bool                            // slow writes have deadlines, as in the program's worker
 	door   func(sysfs.Kernel) sysfs.Kernel // what the program sees the host through; nil for the model itself
 	boot   string                          // where it is not the first one
+
+	confined bool // as under the unit that recovers
 }
 
 func newRig(t *testing.T, host string) *rig {
@@ -109,7 +111,7 @@ func (r *rig) host() *hook.Host {
 	}
 	return &hook.Host{
 		FS: fs, Systemd: systemd, State: r.journal(), Config: r.config,
-		Ledger: &hook.Ledger{Guests: map[string]*hook.Guest{}}, Now: time.Now,
+		Ledger: &hook.Ledger{Guests: map[string]*hook.Guest{}}, Now: time.Now, Confined: r.confined,
 	}
 }
 

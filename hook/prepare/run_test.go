@@ -2,6 +2,7 @@ package prepare_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
+	"qemu-hook/hook/prepare"
 	"qemu-hook/sysfs/sysfstest"
 )
 
@@ -57,7 +59,14 @@ func (r *rig) guestConfig(name string) {
 
 // Own commands run once each: before all else, and after all else.
 func TestOwnCommands(t *testing.T) {
+	for _, confined := range []bool{false, true} {
+		t.Run(fmt.Sprintf("confined=%v", confined), func(t *testing.T) { ownCommandsRun(t, confined) })
+	}
+}
+
+func ownCommandsRun(t *testing.T, confined bool) {
 	r := newRig(t, "fern")
+	r.confined = confined
 	n := loadNeeds(t, "demo")
 	ran := ownCommands(r, n)
 	r.guestConfig(n.Guest.Name)
@@ -129,11 +138,59 @@ func TestOwnCommandOfOthers(t *testing.T) {
 	}
 }
 
+// From where less may be done than by root it is systemd that runs a command, with its deadline; how it failed is in its journal.
+func TestOwnCommandOfTheConfined(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	ran := ownCommands(r, n)
+	r.configure(`run = [{before = ["/usr/local/sbin/first"], after = ["/usr/local/sbin/last", "fail"], deadline = "50s"}]`)
+	r.confined = true
+	before := r.snapshot()
+	var seen []string
+	r.model.OnChange(func(c sysfstest.Change) error {
+		if strings.HasPrefix(c.Value, "StartTransient") {
+			seen = append(seen, c.Op+" "+c.Path+" "+c.Value)
+		}
+		return nil
+	})
+	var said []string
+	err := r.locked(func(h *hook.Host) error {
+		h.Log = func(s hook.Severity, msg string) {
+			if s == hook.Warning {
+				said = append(said, msg)
+			}
+		}
+		_, err := prepare.Run(t.Context(), h, n, hook.Caller{ByHand: true})
+		return errors.Join(err, h.GiveBack(t.Context(), n.Guest.UUID))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if len(seen) != 2 || !strings.Contains(seen[0], "StartTransient /usr/local/sbin/first") || !strings.Contains(seen[1], "StartTransient /usr/local/sbin/last fail") {
+		t.Errorf("what has run:\n%s", strings.Join(seen, "\n"))
+	}
+	if len(*ran) != 2 {
+		t.Errorf("what has run: %q", *ran)
+	}
+	want := "/usr/local/sbin/last for " + n.Guest.Name + " failed, or has not ended within its deadline of 50s; see journalctl -u qemu-hook-run-" + n.Guest.UUID
+	if len(said) != 1 || !strings.HasPrefix(said[0], want) {
+		t.Errorf("it says %q, want %s…", said, want)
+	}
+	r.wantAsBefore(before, "after release")
+
+	// Where it fails ahead of all else the guest is refused.
+	r.configure(`run = [{before = ["/usr/local/sbin/first", "fail"]}]`)
+	if err := r.prepare(n); err == nil || !strings.Contains(err.Error(), "/usr/local/sbin/first for "+n.Guest.Name+" failed") {
+		t.Errorf("prepare: %v", err)
+	}
+	r.wantAsBefore(before, "after the refusal")
+}
+
 // Killed while a command runs, the program has run what is to run afterwards by the time the host is as before: once if it was not
 // that one which it did not see the end of.
 func TestKilledInOwnCommand(t *testing.T) {
 	for _, dies := range []string{"/usr/local/sbin/first", "/usr/local/sbin/last"} {
-		for _, home := range []string{"release", "recover"} {
+		for _, home := range []string{"release", "recover", "recover, confined"} {
 			t.Run(dies[len("/usr/local/sbin/"):]+"/"+home, func(t *testing.T) {
 				r := newRig(t, "fern")
 				n := loadNeeds(t, "demo")
@@ -158,6 +215,7 @@ func TestKilledInOwnCommand(t *testing.T) {
 				}) {
 					t.Fatal("it was not killed")
 				}
+				r.confined = home == "recover, confined"
 				if home == "release" {
 					if err := r.release(n); err != nil {
 						t.Error(err)

@@ -15,7 +15,7 @@ import (
 )
 
 // StartTransient starts a service that has no unit file. It runs until it is stopped, or ends with the unit that it is bound
-// to; the manager forgets it then. Its program is not run, and its time does not pass.
+// to; the manager forgets it then. Its program is not run, and its time does not pass; but one that is to end runs there and then.
 func (s *Systemd) StartTransient(ctx context.Context, u systemd.Transient) error {
 	if err := s.ready(ctx); err != nil {
 		return err
@@ -37,11 +37,18 @@ func (s *Systemd) StartTransient(ctx context.Context, u systemd.Transient) error
 		case u.BindsTo != "" && h.isGone(u.BindsTo):
 			return refusal("NoSuchUnit", "Unit "+u.BindsTo+" not found")
 		}
-		h.services[u.Name] = &unit{state: "active", transient: &u}
+		if u.Within == 0 {
+			h.services[u.Name] = &unit{state: "active", transient: &u}
+		}
 		return nil
 	}))
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", u.Name, err)
+	}
+	if u.Within > 0 {
+		if _, err := h.VFS().execute(u.Exec[0], u.Exec[1:], u.Environment, 1); err != nil {
+			return &systemd.JobError{Verb: "start", Unit: u.Name, Result: "failed"}
+		}
 	}
 	return nil
 }

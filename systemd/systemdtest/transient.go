@@ -46,7 +46,7 @@ func (s *service) startTransient(unit, mode string, properties []setting, aux []
 // fixed are the properties that have one value in every unit.
 func fixed() map[string]string {
 	return map[string]string{
-		"Type": "exec", "CollectMode": "inactive-or-failed", "Slice": "system.slice",
+		"CollectMode": "inactive-or-failed", "Slice": "system.slice",
 		"StandardOutput": "journal", "StandardError": "journal",
 	}
 }
@@ -54,7 +54,7 @@ func fixed() map[string]string {
 func transient(unit string, properties []setting) (systemd.Transient, *dbus.Error) {
 	t := systemd.Transient{Name: unit}
 	var after []string
-	want := fixed()
+	want, kind := fixed(), ""
 	for _, p := range properties {
 		var err error
 		switch p.Name {
@@ -70,9 +70,19 @@ func transient(unit string, properties []setting) (systemd.Transient, *dbus.Erro
 		case "Environment":
 			err = take(p.Value, "as", &t.Environment)
 		case "RuntimeMaxUSec":
-			var us uint64
-			err = take(p.Value, "t", &us)
-			t.RuntimeMax = time.Duration(us) * time.Microsecond
+			err = takeTime(p.Value, &t.RuntimeMax)
+		case "TimeoutStartUSec":
+			err = takeTime(p.Value, &t.Within)
+		case "TimeoutStopUSec":
+			var stop time.Duration
+			err = takeTime(p.Value, &stop)
+		case "Type":
+			err = take(p.Value, "s", &kind)
+		case "KillMode":
+			var mode string
+			if err = take(p.Value, "s", &mode); err == nil && mode != "process" {
+				err = fmt.Errorf("it is %q", mode)
+			}
 		case "ExecStart":
 			var commands []struct {
 				Path    string
@@ -105,6 +115,8 @@ func transient(unit string, properties []setting) (systemd.Transient, *dbus.Erro
 		return t, refusal("org.freedesktop.systemd1.BadUnitSetting", "Service has no ExecStart=.")
 	case len(want) > 0:
 		return t, refusal("org.freedesktop.DBus.Error.InvalidArgs", fmt.Sprintf("Properties %v are missing.", want))
+	case t.Within > 0 != (kind == "oneshot") || t.Within == 0 && kind != "exec":
+		return t, refusal("org.freedesktop.DBus.Error.InvalidArgs", fmt.Sprintf("Type %q, to start within %v.", kind, t.Within))
 	case t.BindsTo != "" && !slices.Contains(after, t.BindsTo):
 		return t, refusal("org.freedesktop.DBus.Error.InvalidArgs", "BindsTo without After.")
 	}
@@ -141,6 +153,13 @@ func expand(args []string) []string {
 		all = append(all, b.String())
 	}
 	return all
+}
+
+func takeTime(v dbus.Variant, into *time.Duration) error {
+	var us uint64
+	err := take(v, "t", &us)
+	*into = time.Duration(us) * time.Microsecond
+	return err
 }
 
 // take stores a value if it has the type.
