@@ -140,11 +140,26 @@ func (h FS) KernelThreads() ([]Process, error) {
 // kernelThreads lists the processes among which the kernel's threads are: its children by the kernel's own list where
 // it keeps one (CONFIG_PROC_CHILDREN), else all.
 func (h FS) kernelThreads() ([]string, error) {
-	v, err := h.Read("/proc/2/task/2/children")
-	if err == nil {
-		return append(strings.Fields(v), strconv.Itoa(kthreadd)), nil
+	if children := h.kernelChildren(); children != nil {
+		return append(children, strconv.Itoa(kthreadd)), nil
 	}
 	return h.List("/proc")
+}
+
+// kernelChildren returns the children of kthreadd, nil where the kernel keeps no such list.
+func (h FS) kernelChildren() []string {
+	v, err := h.Read("/proc/2/task/2/children")
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(v)
+}
+
+// kernelThread reports whether a child of kthreadd's is a thread of the kernel's: such a one has no program. What the kernel
+// has started as a program, such as modprobe, is among the children, too.
+func (h FS) kernelThread(pid string) bool {
+	_, err := h.Readlink("/proc/" + pid + "/exe")
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // ThreadCPUs returns the CPUs that a thread may run on, those that are off line included: Cpus_allowed_list in

@@ -39,9 +39,14 @@ func (h FS) Holders(ctx context.Context, nodes []DeviceNode) (holders []Holder, 
 	}
 	// Mounted with hidepid=2 it lists only the caller's own processes.
 	unseen = !slices.Contains(names, "1")
+	// The kernel's own threads have no files, and are more than half of all there is on many a host.
+	children := map[string]bool{}
+	for _, pid := range h.kernelChildren() {
+		children[pid] = true
+	}
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
-		if err != nil {
+		if err != nil || children[name] && h.kernelThread(name) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
