@@ -27,42 +27,58 @@ func (e *JobError) Error() string {
 	return fmt.Sprintf("cannot %s %s: its job ended as %s; see systemctl status %[2]s", e.Verb, e.Unit, e.Result)
 }
 
-// UnitRuns implements [Manager].
-func (m *manager) UnitRuns(ctx context.Context, unit string) (bool, error) {
-	var p map[string]any
-	err := checkName(unit)
-	if err == nil {
-		err = m.do(ctx, func(c *connection) (err error) {
-			p, err = c.GetUnitPropertiesContext(ctx, unit)
-			return err
+// UnitRuns implements [Manager]. It asks for two properties, as systemd has a hundred more to say of a unit. That no job is
+// queued counts if the unit does not run after that either: it may have ended in between.
+func (m *manager) UnitRuns(ctx context.Context, unit string) (runs bool, err error) {
+	if err = checkName(unit); err == nil {
+		err = m.do(ctx, func(c *connection) error {
+			for _, ask := range []func(context.Context, *connection, string) (bool, error){active, queued, active} {
+				if runs, err = ask(ctx, c, unit); err != nil || runs {
+					return err
+				}
+			}
+			return nil
 		})
 	}
 	if answers(err, noSuchUnit) {
 		return false, nil
 	}
-	state, ok := p["ActiveState"].(string)
-	if err == nil && !ok {
-		err = errors.New("it has no ActiveState")
-	}
 	if err != nil {
 		return false, fmt.Errorf("cannot tell over D-Bus whether %s runs: %w", unit, err)
 	}
+	return runs, nil
+}
+
+// active reports whether a unit is active, or on its way there or away from there.
+func active(ctx context.Context, c *connection, unit string) (bool, error) {
+	p, err := c.GetUnitPropertyContext(ctx, unit, "ActiveState")
+	if err != nil {
+		return false, err
+	}
+	state, ok := p.Value.Value().(string)
+	if !ok {
+		return false, errors.New("it has no ActiveState")
+	}
 	switch state {
 	case "inactive", "failed", "maintenance": // one that has no file, LoadState not-found, is inactive
-		return queued(p["Job"]), nil
+		return false, nil
 	}
 	// What a later systemd may call its states counts as running.
 	return true, nil
 }
 
 // queued reports whether the property Job, (uo), names one: the unit is to start at any moment.
-func queued(job any) bool {
-	f, _ := job.([]any)
+func queued(ctx context.Context, c *connection, unit string) (bool, error) {
+	p, err := c.GetUnitPropertyContext(ctx, unit, "Job")
+	if err != nil {
+		return false, err
+	}
+	f, _ := p.Value.Value().([]any)
 	if len(f) == 0 {
-		return false
+		return false, nil
 	}
 	id, _ := f[0].(uint32)
-	return id != 0
+	return id != 0, nil
 }
 
 // StopUnit implements [Manager].
