@@ -133,6 +133,8 @@ func (w *Worker) start() error {
 	cmd := exec.Command("/proc/self/exe", WorkerCommand, w.Root)
 	cmd.Args[0] = "qemu-hook"
 	cmd.Dir = "/"
+	// Go's runtime starts threads for as many processors as it finds before the program has a say.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{theirs, replies}
 	if w.Lock != nil {
