@@ -2,11 +2,7 @@ package sysfs_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -52,39 +48,6 @@ func TestHoldersKernelThreads(t *testing.T) {
 		found := slices.Equal(nodesOf(t, fs, pid, full), []string{"/dev/full"})
 		if want := map[bool]int{true: 1}[program]; found != program || looks != want {
 			t.Errorf("program %t: found %t, looked at %d times, want %d", program, found, looks, want)
-		}
-	}
-}
-
-// TestDefaultHugePage reads /proc/meminfo.
-func TestDefaultHugePage(t *testing.T) {
-	for _, c := range []struct{ text, want string }{
-		{"MemTotal:        8034060 kB\nHugePages_Total:       0\nHugepagesize:       2048 kB\nHugetlb:               0 kB\n", "2048"},
-		{"Hugepagesize:    1048576 kB\n", "1048576"},
-		{"MemTotal:        8034060 kB\n", "no Hugepagesize"},
-		{"Hugepagesize:       2048\n", "no Hugepagesize"},
-		{"Hugepagesize:       0 kB\n", "unexpected line"},
-		{"Hugepagesize:       2 MB\n", "unexpected line"},
-		{"Hugepagesize:       -1 kB\n", "unexpected line"},
-	} {
-		root := t.TempDir()
-		if err := os.Mkdir(filepath.Join(root, "proc"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(root, "proc/meminfo"), []byte(c.text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		fs, err := sysfs.New(root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kib, err := fs.DefaultHugePageKiB()
-		got := strconv.FormatUint(kib, 10)
-		if err != nil {
-			got = err.Error()
-		}
-		if got != c.want && (err == nil || !strings.Contains(got, c.want)) {
-			t.Errorf("%q: %s, want %s", c.text, got, c.want)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func (h FS) DefaultHugePageKiB() (uint64, error) {
 	if err != nil {
 		return 0, &Error{Op: "read", Path: "/proc/meminfo", Err: err}
 	}
-	if info.Hugepagesize == nil {
+	if info.Hugepagesize == nil || *info.Hugepagesize == 0 {
 		return 0, fmt.Errorf("the kernel has no huge pages: /proc/meminfo names no Hugepagesize")
 	}
 	return *info.Hugepagesize, nil
