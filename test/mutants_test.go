@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"qemu-hook/sysfs/sysfstest/fusetest"
+	"qemu-hook/test/mode"
 )
 
 // minMutants is how many there are at least.
@@ -19,20 +19,23 @@ const minMutants = 20
 
 // Each patch in mutants/ makes a mistake in the program that would break its promise: a record that is not written, steps of
 // an undo in the wrong order, a value that is not read back. The tests that the patch names find it, and pass without it.
+// Every fifth by default; all of them in CI and with QEMU_HOOK_LONG=1.
 func TestMutants(t *testing.T) {
 	if testing.Short() {
 		t.Skip("each mutant is built anew")
 	}
 	if _, err := exec.LookPath("patch"); err != nil {
-		fusetest.Lacking(t, "patch is not there")
+		mode.Lacking(t, "patch is not there")
 	}
 	patches, err := filepath.Glob("mutants/*.patch")
 	if err != nil || len(patches) < minMutants {
 		t.Fatalf("%d mutants, want %d at least, error %v", len(patches), minMutants, err)
 	}
 	var mutants []mutant
-	for _, p := range patches {
-		mutants = append(mutants, readMutant(t, p))
+	for i, p := range patches {
+		if m := readMutant(t, p); mode.Long() || mode.Strict() || i%5 == 0 {
+			mutants = append(mutants, m)
+		}
 	}
 	// A test that fails anyway would find every mutant.
 	t.Run("none", func(t *testing.T) { survives(t, mutants) })
@@ -42,7 +45,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range mutants {
 		t.Run(strings.TrimSuffix(filepath.Base(m.patch), ".patch"), func(t *testing.T) { dies(t, m) })
 	}
-	t.Logf("%d mutants", len(mutants))
+	t.Logf("%d mutants of %d", len(mutants), len(patches))
 }
 
 // A mutant is a patch of one file, and the tests of one package that find it, as go test -run takes them.

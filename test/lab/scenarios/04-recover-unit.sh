@@ -1,4 +1,4 @@
-# shows: qemu-hook-recover.service gives back what nobody will release before libvirtd starts again, and leaves what runs and what was prepared by hand
+# shows: qemu-hook-recover.service gives back what nobody will release before libvirtd starts again, has an own command run outside of its confinement, and leaves what runs and what was prepared by hand
 explain 'run of libvirtd.service: .*' "it was killed"
 explain 'file /etc/systemd/system.*' "the unit is installed for this scenario"
 explain 'unit qemu-hook-recover.service: .*' "it has run"
@@ -19,6 +19,17 @@ libvirtd_again() {
 }
 
 define win
+# What runs last may write where the unit may not.
+own=/usr/local/sbin/own-command
+cat >$own <<'X'
+#!/bin/sh
+echo "$QEMU_HOOK_OPERATION $QEMU_HOOK_GUEST $*" >>/etc/own-command
+X
+chmod 755 $own
+config <<X
+[[guest.win.run]]
+after = ["$own", "a  b", "\$HOME", "%n"]
+X
 # A hook behind ours that is slow: all is prepared, and QEMU does not run yet.
 hook 60-slow <<'X'
 [ "$2" = prepare ] && [ -d /run/slow ] || exit 0
@@ -36,6 +47,8 @@ kill "$(cat /run/slow/pid)"
 rm -r /run/slow
 libvirtd_again
 recovered | grep -qx 'win: given back' || fail "it says nothing of win"
+is "what the own command had" "$(cat /etc/own-command)" 'release win a  b $HOME %n'
+rm -r $own /etc/own-command /etc/qemu-hook
 as_before
 
 # A guest that runs while the daemon is killed, and one that is prepared by hand.
