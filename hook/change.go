@@ -186,6 +186,12 @@ func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool)
 		if keep != nil && keep(c) {
 			continue
 		}
+		if owner := h.Ledger.PCIOwner(c.Subject(), uuid); owner != nil {
+			// Whatever this record is from, QEMU may have the function.
+			err = errors.Join(err, fmt.Errorf("%s is taken by guest %s, and what stands on record of it for %s waits until that is gone; then: qemu-hook recover %s",
+				h.FormatPCI(c.Subject()), owner.Name, h.nameOf(uuid), QuoteName(h.nameOf(uuid))))
+			continue
+		}
 		switch uerr := h.undo(ctx, c); {
 		case errors.Is(uerr, ErrDrifted):
 			left = append(left, fmt.Sprintf("%s: %v", c.Subject(), uerr))
@@ -196,6 +202,14 @@ func (h *Host) UndoAll(ctx context.Context, uuid string, keep func(Change) bool)
 		err = errors.Join(err, h.State.Strike(uuid, r.Seq))
 	}
 	return left, err
+}
+
+// nameOf returns a guest's name, its UUID if it is not on record.
+func (h *Host) nameOf(uuid string) string {
+	if g := h.Ledger.Guests[uuid]; g != nil && g.Name != "" {
+		return g.Name
+	}
+	return uuid
 }
 
 func (h *Host) undo(ctx context.Context, c Change) error {

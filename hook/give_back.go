@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-
-	"qemu-hook/journal"
 )
 
 // Settle brings everything shared to where the claims want it, units last: they find the host as it was. All of it is
@@ -63,6 +61,7 @@ func (h *Host) giveBack(ctx context.Context, uuid string) error {
 	}()
 	err := h.stopAttendants(ctx, uuid, guest)
 	end(err)
+	h.dropCopies(uuid)
 	_, uerr := h.UndoAll(ctx, uuid, isOwnCommand)
 	err = errors.Join(err, uerr)
 	h.Ledger.Release(uuid)
@@ -79,11 +78,9 @@ func (h *Host) giveBack(ctx context.Context, uuid string) error {
 				kept.Claim.PCI = append(kept.Claim.PCI, c.Subject())
 			}
 		}
-		if rerr == nil {
-			kept.Copies = slices.DeleteFunc(slices.Clone(kept.Copies), func(r journal.Record) bool {
-				c, err := decode(r)
-				return err == nil && !slices.ContainsFunc(rest, func(o Change) bool { return sameSubject(o, c) })
-			})
+		if rerr != nil && guest != nil {
+			// What cannot be read may be about any of them.
+			kept.Claim.PCI = union(kept.Claim.PCI, guest.Claim.PCI)
 		}
 		h.Ledger.Guests[uuid] = kept
 		err = errors.Join(err, rerr)

@@ -38,6 +38,8 @@ type Host struct {
 	amend func(Change) error
 	// unrestored says what could not be put back on record, by UUID.
 	unrestored map[string]error
+	// restored says what was put back on record before the event's report began.
+	restored []string
 	// undoing is the UUID of the guest whose changes are being undone.
 	undoing string
 	// stopping says whether the host shuts down; nil before it was asked.

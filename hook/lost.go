@@ -21,9 +21,22 @@ func (h *Host) CopyRecords(uuid string) error {
 	return h.SaveLedger()
 }
 
+// dropCopies comes before what is recorded is undone: all of it stands on the undo log by now, and what is struck there must not
+// come back. A log that cannot be read may need them yet.
+func (h *Host) dropCopies(uuid string) {
+	g := h.Ledger.Guests[uuid]
+	if g == nil || len(g.Copies) == 0 {
+		return
+	}
+	if _, err := h.Recorded(uuid); err == nil {
+		g.Copies = nil
+		_ = h.SaveLedger() // which comes again, and says so then
+	}
+}
+
 // Lost returns those changes of the guest that are made and of which its undo log says nothing any more, because somebody has
-// emptied or removed it, or taken lines out of it. A function on its vfio driver, with our override, is the proof; without
-// one a record that is not there is struck.
+// emptied or removed it, or taken lines out of it. A function on its vfio driver, with our override, is the proof, of its own
+// record and of those that are not a function's driver; without one a record that is not there is struck.
 func (h *Host) Lost(uuid string) ([]Change, error) {
 	_, changes, err := h.lost(uuid)
 	return changes, err
@@ -45,12 +58,17 @@ func (h *Host) lost(uuid string) (records []journal.Record, changes []Change, er
 		if err != nil || slices.ContainsFunc(recorded, func(o Change) bool { return sameSubject(o, c) }) {
 			continue
 		}
-		records, changes = append(records, r), append(changes, c)
-		if d, ok := c.(*PCIDriver); ok && !proof {
-			if proof, err = h.unrecorded(uuid, d); err != nil {
+		if d, ok := c.(*PCIDriver); ok {
+			there, err := h.unrecorded(uuid, d)
+			if err != nil {
 				return nil, nil, fmt.Errorf("cannot tell whether a record is gone from %s: %w", h.State.LogFile(uuid), err)
 			}
+			if !there {
+				continue
+			}
+			proof = true
 		}
+		records, changes = append(records, r), append(changes, c)
 	}
 	if !proof {
 		return nil, nil, nil
@@ -60,7 +78,7 @@ func (h *Host) lost(uuid string) (records []journal.Record, changes []Change, er
 
 // unrecorded reports whether a function is where a change without a record has brought it.
 func (h *Host) unrecorded(uuid string, d *PCIDriver) (bool, error) {
-	if d.From == d.To {
+	if d.From == d.To || h.Ledger.PCIOwner(d.Address, uuid) != nil {
 		return false, nil
 	}
 	driver, err := h.PCIDriver(d.Address)
@@ -81,7 +99,9 @@ func (h *Host) restoreLost() {
 	for uuid := range h.Ledger.Guests {
 		records, changes, err := h.lost(uuid)
 		if len(changes) > 0 {
-			h.Logf(Warning, "%s", h.DescribeLost(uuid, changes))
+			// The report of the event has not begun.
+			h.restored = append(h.restored, h.DescribeLost(uuid, changes))
+			h.log(Warning, h.restored[len(h.restored)-1])
 		}
 		for _, r := range records {
 			err = errors.Join(err, h.State.Restore(uuid, r))
@@ -101,6 +121,6 @@ func (h *Host) DescribeLost(uuid string, lost []Change) string {
 	for _, c := range lost {
 		what = append(what, c.String())
 	}
-	return fmt.Sprintf("somebody has emptied or cut %s; what is missing there is taken from the ledger when the guest is released or recovered: %s",
+	return fmt.Sprintf("somebody has emptied or cut %s; the next event, or qemu-hook recover, puts back from the ledger what is missing there: %s",
 		h.State.LogFile(uuid), strings.Join(what, "; "))
 }

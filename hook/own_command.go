@@ -67,16 +67,26 @@ func (c *OwnCommand) Do(ctx context.Context, h *Host) error {
 func (c *OwnCommand) Verify(*Host) error { return nil }
 
 // Undo runs After. However that ends, it has run: a program that always fails must not keep its guest from ever being prepared
-// again. One that this process does not live to see the end of runs again.
+// again. One that this process does not live to see the end of runs again, and so does one that systemd could not be asked to run.
 func (c *OwnCommand) Undo(ctx context.Context, h *Host) error {
 	if len(c.After) == 0 {
 		return nil
 	}
-	if err := c.run(ctx, h, c.After, "release"); err != nil {
+	err := c.run(ctx, h, c.After, "release")
+	var unasked *unaskedError
+	if errors.As(err, &unasked) {
+		return err
+	}
+	if err != nil {
 		h.Logf(Warning, "%v", err)
 	}
 	return nil
 }
+
+// An unaskedError says why systemd has not run a command at all.
+type unaskedError struct{ error }
+
+func (e *unaskedError) Unwrap() error { return e.error }
 
 func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operation string) error {
 	if why := h.UntrustedProgram(command[0]); why != "" {
@@ -86,10 +96,9 @@ func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operati
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin", "LC_ALL=C.UTF-8",
 		"QEMU_HOOK_GUEST=" + c.Guest, "QEMU_HOOK_UUID=" + c.UUID, "QEMU_HOOK_OPERATION=" + operation,
 	}
-	if h.Confined {
-		if there, err := h.HasSystemd(); err != nil || there {
-			return c.runFree(ctx, h, command, operation, env)
-		}
+	unit := c.unit(command, operation)
+	if h.bySystemd(ctx, unit) {
+		return c.runFree(ctx, h, command, unit, env)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.Deadline)
 	defer cancel()
@@ -109,11 +118,27 @@ func (c *OwnCommand) run(ctx context.Context, h *Host, command []string, operati
 	return nil
 }
 
-// runFree has systemd run a command, without the confinement of this process. The unit is named after the command, so that one which is
-// at work still, as the process that waited for it was killed, is waited for and not run beside itself.
-func (c *OwnCommand) runFree(ctx context.Context, h *Host, command []string, operation string, env []string) error {
+// unit is the name of the unit that a command is run as, if it is systemd that runs it.
+func (c *OwnCommand) unit(command []string, operation string) string {
 	sum := crc32.ChecksumIEEE([]byte(operation + "\x00" + strings.Join(command, "\x00")))
-	unit := fmt.Sprintf("qemu-hook-run-%s-%08x.service", c.UUID, sum)
+	return fmt.Sprintf("qemu-hook-run-%s-%08x.service", c.UUID, sum)
+}
+
+// bySystemd reports whether systemd is to run a command: this process may do less than root, or the command is at work still as that
+// unit, as the confined process that waited for it was killed. It is waited for then, and not run beside itself.
+func (h *Host) bySystemd(ctx context.Context, unit string) bool {
+	there, err := h.HasSystemd()
+	if h.Confined || !there || h.Systemd == nil {
+		return h.Confined && (there || err != nil)
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	runs, err := h.Systemd.UnitRuns(ctx, unit)
+	return runs && err == nil
+}
+
+// runFree has systemd run a command, without the confinement of this process.
+func (c *OwnCommand) runFree(ctx context.Context, h *Host, command []string, unit string, env []string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Deadline+freeMargin)
 	defer cancel()
 	err := h.Systemd.StartTransient(ctx, systemd.Transient{
@@ -123,8 +148,10 @@ func (c *OwnCommand) runFree(ctx context.Context, h *Host, command []string, ope
 	switch {
 	case errors.As(err, &failed):
 		return fmt.Errorf("%s for %s failed, or has not ended within its deadline of %s; see journalctl -u %s", command[0], c.Guest, c.Deadline, unit)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("systemd has not said in time what became of %s for %s; see journalctl -u %s", command[0], c.Guest, unit)
 	case err != nil:
-		return fmt.Errorf("cannot run %s for %s: %w", command[0], c.Guest, err)
+		return &unaskedError{fmt.Errorf("cannot have systemd run %s for %s: %w", command[0], c.Guest, err)}
 	}
 	h.Logf(Info, "%s has run for %s", command[0], c.Guest)
 	return nil

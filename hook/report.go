@@ -91,6 +91,9 @@ func (h *Host) BeginReport() {
 	// Without its ring an event is none the worse.
 	h.reporter.ring, _ = h.State.OpenRing(ReportsRing)
 	h.append(&h.reporter.Report)
+	for _, s := range h.restored {
+		h.note(Warning, s)
+	}
 }
 
 // EndReport ends the report and returns it.

@@ -94,7 +94,7 @@ func (u Transient) properties() []sd.Property {
 	}
 	if u.Within > 0 {
 		p = append(p, set("TimeoutStartUSec", uint64(u.Within.Microseconds())), set("TimeoutStopUSec", uint64(stopTimeout.Microseconds())),
-			set("KillMode", "process")) // what it leaves running stays
+			set("KillMode", "mixed")) // what it leaves running is ended with it
 	}
 	if len(u.Environment) > 0 {
 		p = append(p, set("Environment", u.Environment))

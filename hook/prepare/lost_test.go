@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"qemu-hook/domain"
 	"qemu-hook/hook"
@@ -193,4 +194,82 @@ func TestLostRecordThatStaysLost(t *testing.T) {
 	}
 	r.model.RemoveProcess(daemonPID)
 	r.wantAsBefore(before, "after release")
+}
+
+// As long as a guest's log cannot be read whole, what it had stays its own: another guest on the leftovers would lose them when
+// the log is mended.
+func TestUnreadLogKeepsFunctions(t *testing.T) {
+	for name, spoil := range map[string]func(r *rig, file string) error{
+		"a line damaged": func(r *rig, file string) error {
+			whole, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(file, []byte(strings.Replace(string(whole), `"kind":"pci.power"`, `"kind":"pci.powes"`, 1)), 0o600)
+		},
+		"not a file": func(_ *rig, file string) error { return errors.Join(os.Remove(file), os.Mkdir(file, 0o700)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "fern")
+			n := loadNeeds(t, "win11")
+			r.prepareFor(n)
+			if err := spoil(r, r.journal().LogFile(n.Guest.UUID)); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.release(n); err == nil {
+				t.Fatal("a release with half a log is said to be done")
+			}
+			other := guest("other", "22", n.PCI[0].Address, n.PCI[1].Address)
+			if err := r.prepare(other); err == nil || !strings.Contains(err.Error(), n.Guest.Name) {
+				t.Errorf("another guest of the function: %v", err)
+			}
+		})
+	}
+}
+
+// Whatever stands on record for one guest, a function that another one claims is not touched by it, and goes home after that one.
+func TestRecordOfAnothersFunction(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "win11")
+	before := r.snapshot()
+	r.prepareFor(n)
+	r.model.RemoveProcess(daemonPID)
+	function, other := n.PCI[1].Address, guest("other", "22").Guest
+	edit := func(f func(l *hook.Ledger)) {
+		t.Helper()
+		if err := r.locked(func(h *hook.Host) error {
+			f(h.Ledger)
+			return h.SaveLedger()
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(func(l *hook.Ledger) {
+		l.Guests[n.Guest.UUID].Claim.PCI = nil
+		l.Guests[other.UUID] = &hook.Guest{Name: other.Name, Since: time.Now(), Claim: hook.Claim{PCI: []string{function}}}
+	})
+	// A log that has lost its record is no reason to put it back.
+	file := r.journal().LogFile(n.Guest.UUID)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.lose(n.Guest.UUID, losses()[4])
+	if lost, err := r.loaded().Lost(n.Guest.UUID); len(lost) > 0 || err != nil {
+		t.Errorf("lost: %v, %v", lost, err)
+	}
+	if err := os.WriteFile(file, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.release(n); err == nil || !strings.Contains(err.Error(), "is taken by guest other") || !strings.Contains(err.Error(), `qemu-hook recover "win11"`) {
+		t.Errorf("release: %v", err)
+	}
+	if d := r.driver(function); d != "vfio-pci" {
+		t.Errorf("the other guest's function is on %q", d)
+	}
+	edit(func(l *hook.Ledger) { delete(l.Guests, other.UUID) })
+	if all := r.recovered("win11"); len(all) != 1 || all[0].Err != nil {
+		t.Errorf("recover: %+v", all)
+	}
+	r.wantAsBefore(before, "both are gone")
 }

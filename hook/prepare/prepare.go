@@ -303,7 +303,7 @@ func take(ctx context.Context, h *hook.Host, plan *Plan, n *domain.Needs, by hoo
 		guest.Claim.Add(kept)
 	} else if old != nil {
 		guest.Claim.Pages = h.Ledger.Transfer(old.Claim.Pages, guest.Claim.Pages)
-	} else if plan.Claim.Empty() && len(plan.Changes) == 0 {
+	} else if plan.Claim.Empty() && len(plan.Changes) == 0 && len(plan.Compact) == 0 {
 		// What has nothing of the host, a guest that is only pinned for one, needs no record and owes no release.
 		if recorded, err := h.Recorded(uuid); err != nil || len(recorded) == 0 {
 			return nil, errors.Join(err, h.State.ClearReleased(uuid))

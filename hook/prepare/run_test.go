@@ -1,6 +1,7 @@
 package prepare_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"qemu-hook/hook"
 	"qemu-hook/hook/prepare"
 	"qemu-hook/sysfs/sysfstest"
+	"qemu-hook/systemd"
 )
 
 // ownCommands gives the rig's host two programs that note when they run and what they find, and a configuration that runs them.
@@ -276,4 +278,75 @@ func TestOwnCommandsKilled(t *testing.T) {
 		}
 	}
 	t.Logf("%d kill points", points)
+}
+
+// What systemd could not be asked to run has not run: it stays on record, and the next one to come has it run.
+func TestOwnCommandUnasked(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	ran := ownCommands(r, n)
+	r.guestConfig(n.Guest.Name)
+	before := r.snapshot()
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	r.confined = true
+	r.model.OnChange(func(c sysfstest.Change) error {
+		if strings.HasPrefix(c.Value, "StartTransient") {
+			return errors.New("the bus is gone")
+		}
+		return nil
+	})
+	if err := r.release(n); err == nil || !strings.Contains(err.Error(), "cannot have systemd run /usr/local/sbin/last for "+n.Guest.Name) {
+		t.Errorf("release: %v", err)
+	}
+	r.model.OnChange(nil)
+	if err := r.release(n); err != nil {
+		t.Error(err)
+	}
+	if len(*ran) != 2 {
+		t.Errorf("what has run: %q", *ran)
+	}
+	r.wantAsBefore(before, "after the second release")
+}
+
+// commandAtWork is a manager under which units of own commands run already.
+type commandAtWork struct {
+	systemd.Manager
+	joined []string
+}
+
+func (m *commandAtWork) UnitRuns(ctx context.Context, unit string) (bool, error) {
+	if strings.HasPrefix(unit, "qemu-hook-run-") {
+		return true, nil
+	}
+	return m.Manager.UnitRuns(ctx, unit)
+}
+
+func (m *commandAtWork) StartTransient(_ context.Context, u systemd.Transient) error {
+	m.joined = append(m.joined, u.Exec[0])
+	return nil
+}
+
+// A command that systemd runs still, for one who was killed, is not run beside itself.
+func TestOwnCommandAtWork(t *testing.T) {
+	r := newRig(t, "fern")
+	n := loadNeeds(t, "demo")
+	ran := ownCommands(r, n)
+	r.guestConfig(n.Guest.Name)
+	before := r.snapshot()
+	if err := r.prepare(n); err != nil {
+		t.Fatal(err)
+	}
+	var m commandAtWork
+	if err := r.locked(func(h *hook.Host) error {
+		m.Manager, h.Systemd = h.Systemd, &m
+		return h.GiveBack(t.Context(), n.Guest.UUID)
+	}); err != nil {
+		t.Error(err)
+	}
+	if !slices.Equal(m.joined, []string{"/usr/local/sbin/last"}) || len(*ran) != 1 {
+		t.Errorf("waited for %q, ran %q", m.joined, *ran)
+	}
+	r.wantAsBefore(before, "after release")
 }

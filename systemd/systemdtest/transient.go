@@ -80,7 +80,7 @@ func transient(unit string, properties []setting) (systemd.Transient, *dbus.Erro
 			err = take(p.Value, "s", &kind)
 		case "KillMode":
 			var mode string
-			if err = take(p.Value, "s", &mode); err == nil && mode != "process" {
+			if err = take(p.Value, "s", &mode); err == nil && mode != "mixed" {
 				err = fmt.Errorf("it is %q", mode)
 			}
 		case "ExecStart":
