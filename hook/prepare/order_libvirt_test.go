@@ -171,7 +171,12 @@ func (m *orderMachine) prepare(g *orderGuest, by hook.Caller) (ok bool) {
 func (m *orderMachine) place(g *orderGuest) {
 	g.pages = [orderNodes]uint64{}
 	all := uint64(0)
-	for _, p := range m.r.loaded().Ledger.Guests[g.uuid].Claim.Pages {
+	on := m.r.loaded().Ledger.Guests[g.uuid]
+	if on == nil && len(g.live.cards) == 0 && g.live.shm == "" && g.live.pages == 0 {
+		g.held = false // what has nothing of the host is not on record
+		return
+	}
+	for _, p := range on.Claim.Pages {
 		g.pages[p.Node] += p.Count
 		all += p.Count
 	}
