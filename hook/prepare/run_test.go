@@ -280,16 +280,22 @@ func TestOwnCommandsKilled(t *testing.T) {
 	t.Logf("%d kill points", points)
 }
 
-// What systemd could not be asked to run has not run: it stays on record, and the next one to come has it run.
-func TestOwnCommandUnasked(t *testing.T) {
-	r := newRig(t, "fern")
-	n := loadNeeds(t, "demo")
-	ran := ownCommands(r, n)
+// preparedWithCommands is a host on which a guest with own commands is prepared, and what the host was before.
+func preparedWithCommands(t *testing.T) (r *rig, n *domain.Needs, ran *[]string, before *sysfstest.Snapshot) {
+	t.Helper()
+	r, n = newRig(t, "fern"), loadNeeds(t, "demo")
+	ran = ownCommands(r, n)
 	r.guestConfig(n.Guest.Name)
-	before := r.snapshot()
+	before = r.snapshot()
 	if err := r.prepare(n); err != nil {
 		t.Fatal(err)
 	}
+	return r, n, ran, before
+}
+
+// What systemd could not be asked to run has not run: it stays on record, and the next one to come has it run.
+func TestOwnCommandUnasked(t *testing.T) {
+	r, n, ran, before := preparedWithCommands(t)
 	r.confined = true
 	r.model.OnChange(func(c sysfstest.Change) error {
 		if strings.HasPrefix(c.Value, "StartTransient") {
@@ -330,14 +336,7 @@ func (m *commandAtWork) StartTransient(_ context.Context, u systemd.Transient) e
 
 // A command that systemd runs still, for one who was killed, is not run beside itself.
 func TestOwnCommandAtWork(t *testing.T) {
-	r := newRig(t, "fern")
-	n := loadNeeds(t, "demo")
-	ran := ownCommands(r, n)
-	r.guestConfig(n.Guest.Name)
-	before := r.snapshot()
-	if err := r.prepare(n); err != nil {
-		t.Fatal(err)
-	}
+	r, n, ran, before := preparedWithCommands(t)
 	var m commandAtWork
 	if err := r.locked(func(h *hook.Host) error {
 		m.Manager, h.Systemd = h.Systemd, &m

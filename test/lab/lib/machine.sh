@@ -82,8 +82,8 @@ boot() {
 # then, and with it a CPU; so a boot hangs, too.
 stalled() { grep -qs "kthread timer wakeup didn't happen" "$RUN/console.log"; }
 
-# crashed reports whether QEMU was ended by a signal: emulation has defects of its own, of which one crashes it about once in
-# a hundred scenarios. A machine whose kernel panics ends it in good order.
+# crashed reports whether QEMU was ended by a signal: it has a defect of its own, see docs/lab.md. A machine whose kernel panics
+# ends it in good order.
 crashed() {
 	local status=0
 	wait "$QEMU" || status=$?
